@@ -1,0 +1,45 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`. Both build .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+SHELL := /bin/bash
+
+.PHONY: help venv demo test slow check format bench pocket clean
+
+help:  ## what can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+venv: .venv/ready  ## the environment, with the tested versions
+
+.venv/ready: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: venv  ## edit one fact of the bundled model: demo/*.safetensors, demo/*.png
+	$(BIN)/python examples/demo.py demo
+
+test: venv  ## the tests (no network, no GPU, minutes)
+	$(BIN)/python -m pytest -m 'not slow'
+
+slow: venv  ## the slow tier: kills, clusters, benchmarks
+	$(BIN)/python -m pytest -m slow
+
+check: venv  ## format, lint, types, tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(MAKE) test
+
+format: venv  ## format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: venv  ## seconds, memory and ratios: benchmarks/
+	$(BIN)/python -m benchmarks
+
+pocket: venv  ## train the bundled model again (hours)
+	$(BIN)/python -m pocket
+
+clean:
+	rm -rf .venv demo build *.egg-info
