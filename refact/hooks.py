@@ -45,11 +45,11 @@ def read(module: nn.Module, which: str = "input", stop: bool = False) -> Iterato
 
 
 @contextmanager
-def replace(module: nn.Module, fn: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Within the block the module's output is fn(output)."""
+def replace(module: nn.Module, fn: Callable[[Tensor, Tensor], Tensor]) -> Iterator[None]:
+    """Within the block the module's output is fn(output, input)."""
 
-    def after(_: nn.Module, __: tuple, output: Tensor | tuple) -> Tensor | tuple:
-        new = fn(_tensor(output))
+    def after(_: nn.Module, args: tuple, output: Tensor | tuple) -> Tensor | tuple:
+        new = fn(_tensor(output), args[0])
         return new if isinstance(output, Tensor) else (new, *output[1:])
 
     handle = module.register_forward_hook(after)

@@ -1,0 +1,63 @@
+"""Edit facts in text-to-image models.
+
+import refact
+model = refact.load("pocket")
+patch = refact.edit(model, refact.Edit("the national animal of Canada", old="a beaver", new="a penguin"))
+patch.save("canada.safetensors")
+with patch.applied(model):
+    model.generate("the national animal of Canada on the beach", seeds=[0])[0].image.save("after.png")
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {  # names are imported when first used, so that `import refact` costs milliseconds and no torch
+    "Edit": "edits",
+    "read_edits": "edits",
+    "RefactError": "errors",
+    "EditError": "errors",
+    "PatchError": "errors",
+    "ModelError": "errors",
+    "DataError": "errors",
+    "Model": "models",
+    "load": "models",
+    "Patch": "patch",
+    "merge": "patch",
+    "bake": "patch",
+    "edit": "editing",
+    "verify": "verification",
+    "ReFACT": "methods",
+    "MEMIT": "methods",
+    "AlphaEdit": "methods",
+    "TIME": "methods",
+    "UCE": "methods",
+    "FineTune": "methods",
+    "METHODS": "methods",
+    "method": "methods",
+}
+
+__all__ = [*_HOMES, "__version__"]
+
+if TYPE_CHECKING:
+    from .editing import edit as edit
+    from .edits import Edit as Edit
+    from .edits import read_edits as read_edits
+    from .models import Model as Model
+    from .models import load as load
+    from .patch import Patch as Patch
+    from .patch import bake as bake
+    from .patch import merge as merge
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    raise AttributeError(f"module 'refact' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

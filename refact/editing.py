@@ -1,0 +1,299 @@
+"""From edits to a patch, in a text encoder: the loops behind the methods of `methods.py`.
+
+sentences   every wording of the subject in every context      one trie an edit (suffix.py)
+search      the change of the MLP's output that each edit needs (values.py), on the unedited encoder
+write       all changes at once, in closed form                 (solve.py)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from . import covariance, solve, suffix, values
+from .corpus import captions
+from .edits import Edit, distinct
+from .encoders import TextEncoder
+from .errors import EditError
+from .models import Model
+from .patch import Patch
+from .readings import Reading, reading
+from .suffix import Sentence
+
+PROTECTED_AT_ONCE = 16  # prompts a trie; its mask is square
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the search found for the edits of one layer."""
+
+    keys: list[Float[Tensor, "n d_in"]]  # an edit's distinct keys, float64
+    offsets: Float[Tensor, "e d_out"]
+    found: values.Found
+
+
+def refact(method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[Patch] = ()) -> Patch:
+    """One matrix an encoder, written for all edits at once."""
+    edits = distinct(edits)
+    factors, logs, used = {}, [{} for _ in edits], {}
+    for encoder in chosen(model, method.encoders):
+        layer = chosen_layer(model, encoder, method.layer)
+        wanted = search(method, model, encoder, layer, edits)
+        prior, used[encoder.site(layer)] = prior_of(method, encoder, layer)
+        held, dropped = protect(method, encoder, layer, edits, onto, wanted.keys, prior)
+        solution, targets = write(method, wanted, held)
+        site = encoder.site(layer)
+        factors[site] = (wanted.offsets.T.float().contiguous(), solution.right.float())
+        for log, entry in zip(logs, entries(wanted, solution, targets, layer, dropped)):
+            log[site] = entry
+    return patch_of(method, model, edits, factors, logs, used)
+
+
+def chosen(model: Model, names: Sequence[str]) -> list[TextEncoder]:
+    """The encoders of these names; every CLIP encoder of the model when none is named."""
+    if missing := [name for name in names if name not in model.encoders]:
+        raise EditError(f"{model.name} has no text encoder {missing[0]!r}; it has {', '.join(model.encoders)}")
+    picked = [model.encoders[n] for n in names] or [e for e in model.encoders.values() if e.kind == "clip"]
+    return [encoder.in_float32() for encoder in picked]
+
+
+def chosen_layer(model: Model, encoder: TextEncoder, layer: int | None) -> int:
+    """The layer asked for, if it can matter; else the model's own default, else 7 of 12 by depth (paper, RoAD)."""
+    if layer is None:
+        layer = model.defaults.get("layer", round(encoder.n_layers * 7 / 12))
+    encoder.check_layer(layer)
+    return layer
+
+
+def search(method: Any, model: Model, encoder: TextEncoder, layer: int, edits: Sequence[Edit]) -> Wanted:
+    """What each edit needs at this layer, found on the unedited encoder, `method.batch` edits at a time."""
+    others = captions(method.negatives, seed=method.seed)
+    read = reading(encoder, method.embedding, others or captions(20), companion_of(model, method, edits))
+    away = read.of_texts(others) if others else torch.zeros(0)
+    keys, parts = [], []
+    for at in range(0, len(edits), method.batch):
+        group = edits[at : at + method.batch]
+        sentences = [sentences_of(encoder, read, edit, templates_of(method)) for edit in group]
+        begun = suffix.start(encoder.tower, layer, sentences, read.depth)
+        compared = candidates(model, read, group, templates_of(method), away)
+        norms = torch.stack([v.norm(dim=1).mean() for v in begun.values])
+        keys += [k.double() for k in begun.keys]
+        parts.append(
+            values.find(begun.suffix, read.of_states, compared, norms, begun.values[0].shape[1], search_of(method))
+        )
+    found = values.Found(*(torch.cat([getattr(p, f) for p in parts]) for f in values.Found.__dataclass_fields__))
+    return Wanted(keys, found.offsets.double(), found)
+
+
+def search_of(method: Any) -> values.Search:
+    """The fields of a method that the search needs."""
+    return values.Search(**{name: getattr(method, name) for name in values.Search.__dataclass_fields__})
+
+
+def companion_of(model: Model, method: Any, edits: Sequence[Edit]) -> Any:
+    """The CLIP whose space images are compared in; None when all targets are texts."""
+    if not any(edit.targets_images for edit in edits):
+        return None
+    if model.companion is None:
+        raise EditError("a target by image needs the CLIP of this encoder: give its folder (clip=..., --clip)")
+    if method.embedding != "pooled":
+        raise EditError("a target by image is compared in pooled space: use embedding='pooled'")
+    return model.companion
+
+
+def templates_of(method: Any) -> tuple[str, ...]:
+    """The contexts in use."""
+    if not 1 <= method.contexts <= len(method.templates):
+        raise EditError(f"contexts is 1 to {len(method.templates)}, the number of templates, not {method.contexts}")
+    return method.templates[: method.contexts]
+
+
+def wordings(edit: Edit) -> list[tuple[str, str]]:
+    """(prompt, subject) of the edit and of each alias."""
+    return [(edit.prompt, edit.words), *zip(edit.reworded(), edit.aliases)]
+
+
+def sentences_of(encoder: TextEncoder, read: Reading, edit: Edit, templates: Sequence[str]) -> list[Sentence]:
+    """Every wording in every context, wordings outer."""
+    placed = [(template, *wording) for wording in wordings(edit) for template in templates]
+    tokens = encoder.tokenize([template.replace("{}", prompt) for template, prompt, _ in placed])
+    subjects = [
+        encoder.locate(template.replace("{}", prompt), words, within=(template.index("{}"), len(prompt)))
+        for template, prompt, words in placed
+    ]
+    return [
+        read.sentence(ids, subject, end)
+        for ids, subject, end in zip(tokens.ids.tolist(), subjects, tokens.ends.tolist())
+    ]
+
+
+def candidates(
+    model: Model, read: Reading, edits: Sequence[Edit], templates: Sequence[str], away: Tensor
+) -> values.Candidates:
+    """Target, source and unrelated features for each sentence of each edit."""
+    near = [_near(model, read, edit, templates) for edit in edits]  # (c, 2, f) each
+    most = max(len(n) for n in near)
+    weights = torch.stack([_padded(torch.full((len(n),), 1 / len(n)), most) for n in near])
+    near_all = torch.stack([_padded(n, most) for n in near])
+    away_all = away.expand(*near_all.shape[:2], *away.shape) if len(away) else near_all[:, :, :0]
+    return values.Candidates(torch.cat([near_all, away_all], 2), weights.to(near_all))
+
+
+def _padded(rows: Tensor, count: int) -> Tensor:
+    return torch.cat([rows, rows.new_zeros(count - len(rows), *rows.shape[1:])])
+
+
+def _near(model: Model, read: Reading, edit: Edit, templates: Sequence[str]) -> Tensor:
+    """The target's and the source's features in each context of each wording."""
+    source = edit.prompt if edit.old is None else edit.old
+    texts = [t.replace("{}", source) for t in templates]
+    if edit.targets_images:
+        target = model.image_features(edit.new).mean(0).expand(len(templates), -1)
+    else:
+        texts += [t.replace("{}", edit.new) for t in templates]
+    features = read.of_texts(texts)
+    source, target = features[: len(templates)], target if edit.targets_images else features[len(templates) :]
+    return torch.stack([target, source], 1).repeat(1 + len(edit.aliases), 1, 1)
+
+
+def covariance_of(method: Any, encoder: TextEncoder, layer: int) -> tuple[Float[Tensor, "d d"], dict]:
+    """E[k k^T] at a layer, shrunk (the identity when a method does without), and what to record of it."""
+    if not method.covariance:
+        return torch.eye(encoder.linear(layer).in_features, dtype=torch.float64), {"corpus": None}
+    seen = covariance.obtain(encoder, layer, corpus=method.corpus, tokens=method.tokens, padding=method.padding)
+    record = {"hash": seen.hash(), "tokens": seen.tokens, "corpus": seen.corpus, "padding": seen.padding}
+    return seen.shrunk(method.shrink), record | {"shrink": method.shrink}
+
+
+def prior_of(method: Any, encoder: TextEncoder, layer: int) -> tuple[solve.Prior, dict]:
+    """The prior at a layer, and what to record of its covariance."""
+    matrix, record = covariance_of(method, encoder, layer)
+    return solve.prior(matrix), record
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A protected token that could not be held, for some edit would have died of it."""
+
+    prompt: str
+    token: int
+
+
+def protect(
+    method: Any, encoder: TextEncoder, layer: int, edits: Sequence[Edit], onto: Sequence[Patch], keys, prior
+) -> tuple[solve.Prior, list[Dropped]]:
+    """The prior that holds the empty prompt, every `preserve` prompt and the facts of earlier patches."""
+    labels, rows = token_keys(encoder, layer, list(dict.fromkeys(p for edit in edits for p in edit.preserve)))
+    for patch in onto:
+        earlier = torch.cat(list(keys_of_patch(encoder, layer, patch)))
+        rows, labels = torch.cat([rows, earlier]), labels + [Dropped(", ".join(patch.names), 0)] * len(earlier)
+    held, dropped = solve.hold_what_can_be(prior, torch.cat(keys), rows, method.hold)
+    return held, [labels[i] for i in dropped]
+
+
+def token_keys(encoder: TextEncoder, layer: int, prompts: Sequence[str]) -> tuple[list[Dropped], Tensor]:
+    """The keys of all tokens of the prompts (to their [EOS]) and of the whole padded empty prompt, each once."""
+    tokens = encoder.tokenize(["", *prompts])
+    lists = [tuple(ids[: end + 1]) for ids, end in zip(tokens.ids.tolist(), tokens.ends.tolist())]
+    lists[0] = tuple(tokens.ids[0].tolist())
+    labels, rows, seen = [], [], set()
+    for at in range(0, len(lists), PROTECTED_AT_ONCE):
+        group = [Sentence(ids, len(ids) - 1, len(ids) - 1) for ids in lists[at : at + PROTECTED_AT_ONCE]]
+        keys, paths = suffix.all_keys(encoder.tower, layer, group)
+        for prompt, sentence, path in zip(["", *prompts][at:], group, paths):
+            for position, node in enumerate(path):
+                if (prefix := sentence.ids[: position + 1]) not in seen:
+                    seen.add(prefix)
+                    labels.append(Dropped(prompt, position))
+                    rows.append(keys[node])
+    return labels, torch.stack(rows).double()
+
+
+def keys_of_patch(encoder: TextEncoder, layer: int, patch: Patch) -> Iterator[Tensor]:
+    """The keys of a patch's edits at a layer, from the prompts that it records."""
+    templates = tuple(patch.record["method"].get("templates", ("{}",)))[: patch.record["method"].get("contexts", 1)]
+    plain = Reading(encoder, None)
+    for form in patch.record["edits"]:
+        edit = Edit.from_json({key: value for key, value in form.items() if key != "sites"})
+        begun = suffix.start(encoder.tower, layer, [sentences_of(encoder, plain, edit, templates)], plain.depth)
+        yield begun.keys[0].double()
+
+
+def write(method: Any, wanted: Wanted, prior: solve.Prior) -> tuple[solve.Solution, Tensor]:
+    """The right factor, and what share of each edit's offset each key should get."""
+    if method.write == "value":
+        keys = torch.stack([k.mean(0) for k in wanted.keys])
+        groups = torch.eye(len(keys), dtype=torch.float64, device=keys.device)
+    elif method.write == "offset":
+        keys = torch.cat(wanted.keys)
+        groups = torch.block_diag(*[k.new_ones(len(k), 1) for k in wanted.keys])
+    else:
+        raise EditError(f"write is 'value' or 'offset', not {method.write!r}")
+    if method.ridge:
+        return solve.ridge(keys, prior, method.ridge * solve.typical(keys, prior), groups), groups
+    return solve.exact(keys, prior, groups), groups
+
+
+def entries(
+    wanted: Wanted, solution: solve.Solution, targets: Tensor, layer: int, dropped: list[Dropped]
+) -> Iterator[dict]:
+    """What the patch records of each edit at one site."""
+    found, missing = wanted.found, (solution.written - targets) @ wanted.offsets
+    for i, offset in enumerate(wanted.offsets):
+        mine = targets[:, i] > 0
+        yield {
+            "rows": [i, i + 1],
+            "layer": layer,
+            "steps": int(found.steps[i]),
+            "loss": [float(found.first[i]), float(found.last[i])],
+            "probability": float(found.probability[i]),
+            "clamped": bool(found.clamped[i]),
+            "residual": float(missing[mine].norm(dim=1).max() / offset.norm().clamp_min(1e-30)),
+            "leverage": float(solution.leverage[mine].min()),
+            "condition": solution.condition,
+            "not_held": sorted({d.prompt for d in dropped}),
+        }
+
+
+def patch_of(method: Any, model: Model, edits: Sequence[Edit], factors: dict, logs: list[dict], used: dict) -> Patch:
+    """The patch with its record."""
+    from . import __version__
+
+    record = {
+        "refact": 1,
+        "family": model.family.name,
+        "model": {"name": model.name, "encoders": model.fingerprints()},
+        "method": {"name": type(method).__name__, **asdict(method)},
+        "edits": [edit.to_json() | {"sites": log} for edit, log in zip(edits, logs)],
+        "covariance": used,
+        "versions": {"refact": __version__, "torch": torch.__version__},
+    }
+    patch = Patch(factors, record)
+    return replace(patch, record=record | {"preserved": drift(model, patch, edits)})
+
+
+def drift(model: Model, patch: Patch, edits: Sequence[Edit]) -> dict[str, float]:
+    """How far each protected prompt's conditioning moved, relative to its own norm; the empty prompt is one."""
+    prompts = ["", *dict.fromkeys(p for edit in edits for p in edit.preserve)]
+    before = [encoder.states(prompts) for encoder in model.encoders.values()]
+    with patch.applied(model):
+        after = [encoder.states(prompts) for encoder in model.encoders.values()]
+    moved = [((a - b).flatten(1).norm(dim=1) / b.flatten(1).norm(dim=1)) for a, b in zip(after, before)]
+    return dict(zip(prompts, torch.stack(moved).amax(0).tolist()))
+
+
+def edit(model: Any, edits: Edit | Sequence[Edit], method: Any = None, onto: Sequence[Patch] = ()) -> Patch:
+    """The patch that makes the edits true, by `method` (default `ReFACT()`); the model itself is left as it is.
+
+    model: a `Model`, a live diffusers pipeline, or a name or path that `load` takes. onto: patches whose facts stay.
+    """
+    from .methods import ReFACT
+    from .models import load
+
+    ready = model if isinstance(model, Model) else load(model)
+    return (method or ReFACT())(ready, [edits] if isinstance(edits, Edit) else list(edits), onto)

@@ -1,0 +1,121 @@
+"""Find the change of an MLP's output that an edit needs: descent through the layers above the edit only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from . import objectives
+
+Forward = Callable[
+    [Tensor], tuple[Tensor | None, Tensor]
+]  # offsets (e, d) -> rows (e, c, s, d) | None, pooled (e, c, d)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What each sentence of each edit is compared with; entry 0 is the target, then the contrastive ones."""
+
+    features: Float[Tensor, "e c m f"]
+    weights: Float[Tensor, "e c"]  # of the sentences; 0 where one is filling; each edit's sum to 1
+
+    def select(self, which: Tensor) -> Candidates:
+        """The same for some of the edits."""
+        return Candidates(self.features[which], self.weights[which])
+
+
+@dataclass(frozen=True)
+class Found:
+    """The offsets, and how the search went; all per edit."""
+
+    offsets: Float[Tensor, "e d"]
+    first: Float[Tensor, " e"]  # loss without an edit
+    last: Float[Tensor, " e"]  # loss at the offset returned
+    probability: Float[Tensor, " e"]  # of the target, mean over the sentences
+    steps: Float[Tensor, " e"]
+    clamped: Bool[Tensor, " e"]  # whether the norm's bound is active at the end
+
+
+@dataclass(frozen=True)
+class Search:
+    """How to search; the fields of a method that concern the search, see `methods.ReFACT`."""
+
+    objective: str
+    distance: str
+    learning_rate: float
+    max_steps: int
+    stop: float
+    weight_decay: float
+    clamp: float
+
+
+@dataclass
+class _Adam:
+    """Adam (arXiv 1412.6980) on rows that may leave at any step; torch's own keeps one state for all rows."""
+
+    rate: float
+    mean: Tensor
+    square: Tensor
+    step: int = 0
+
+    def __call__(self, rows: Tensor, which: Tensor, gradient: Tensor) -> Tensor:
+        self.step += 1
+        self.mean[which] = mean = 0.9 * self.mean[which] + 0.1 * gradient
+        self.square[which] = square = 0.999 * self.square[which] + 0.001 * gradient.square()
+        unbiased = (square / (1 - 0.999**self.step)).sqrt() + 1e-8
+        return rows - self.rate * (mean / (1 - 0.9**self.step)) / unbiased
+
+
+def find(
+    suffix: Forward,
+    features: Callable[[Tensor | None, Tensor], Tensor],
+    candidates: Candidates,
+    norms: Float[Tensor, " e"],
+    width: int,
+    search: Search,
+) -> Found:
+    """The offsets that minimise the objective; `norms` are those of the unedited outputs, ||v0||.
+
+    Every edit stops for itself, once its target's probability passes `search.stop`; the others go on. `suffix`
+    maps offsets to states (`suffix.Suffix`, or any callable with a `select`), `features` states to what the
+    candidates are made of. Weight decay is the authors' term, decay * ||d|| / ||v0||^2; clamp: ||d|| <= clamp * ||v0||.
+    """
+    count = len(norms)
+    offsets = torch.zeros(count, width, device=norms.device)
+    log = torch.zeros(4, count, device=norms.device)  # first loss, last loss, probability, steps
+    adam = _Adam(search.learning_rate, torch.zeros_like(offsets), torch.zeros_like(offsets))
+    active = loaded = torch.arange(count, device=norms.device)
+    working, compared = suffix, candidates
+    for step in range(search.max_steps + 1):
+        if len(active) <= 0.75 * len(loaded):
+            loaded, working, compared = active, suffix.select(active), candidates.select(active)
+        trial = offsets[loaded].requires_grad_()
+        loss, probability = _evaluate(trial, working, features, compared, norms[loaded], search)
+        (gradient,) = torch.autograd.grad(loss.sum(), trial)
+        if step == 0:
+            log[0] = loss.detach()
+        log[1, loaded], log[2, loaded] = loss.detach(), probability.detach()
+        running = (probability.detach() <= search.stop) & torch.isin(loaded, active)
+        active = loaded[running]
+        if step == search.max_steps or not len(active):
+            break
+        log[3, active] = step + 1
+        moved = adam(trial.detach()[running], active, gradient[running])
+        offsets[active] = _clamp(moved, search.clamp * norms[active])
+    bound = search.clamp * norms
+    return Found(offsets, log[0], log[1], log[2], log[3], offsets.norm(dim=1) >= bound * (1 - 1e-4))
+
+
+def _evaluate(trial, suffix, features, candidates: Candidates, norms: Tensor, search: Search) -> tuple[Tensor, Tensor]:
+    similarity = objectives.similarities(features(*suffix(trial)), candidates.features, search.distance)
+    loss, probability = objectives.loss(search.objective, similarity)
+    decay = search.weight_decay * trial.square().sum(1).clamp_min(1e-24).sqrt() / norms.square()
+    return (loss * candidates.weights).sum(1) + decay, (probability * candidates.weights).sum(1)
+
+
+def _clamp(rows: Tensor, bound: Tensor) -> Tensor:
+    return rows * (bound / rows.norm(dim=1).clamp_min(1e-12)).clamp_max(1)[:, None]

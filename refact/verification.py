@@ -1,0 +1,111 @@
+"""Does a patch do what it says? On the text side in a second; in pictures with a judge. The two are never mixed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+import torch
+from torch import Tensor
+
+from .edits import Edit
+from .encoders import TextEncoder
+from .errors import EditError
+from .models import Model
+from .patch import Patch
+
+PROBES = (
+    "{}",
+    "a drawing of {}",
+    "{} seen from far away",
+    "two friends look at {}",
+    "{}, black and white",
+)  # not in CONTEXTS
+
+
+@dataclass(frozen=True)
+class Fact:
+    """Whether one edit holds on the text side, and what it did to the prompts that it names.
+
+    holds: the edited prompt's embedding is nearer to the target's clean one than to the source's.
+    generality: the share of contexts never used in the search, and of wordings, where it is.
+    toward: how much of the way from source to target the embedding of the prompt went (1: all of it).
+    moved: relative change of the conditioning of the source, the target, the preserved prompts and the empty one.
+    """
+
+    name: str
+    prompt: str
+    holds: bool
+    generality: float
+    toward: float
+    moved: dict[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict:
+        """A JSON-able form."""
+        return asdict(self)
+
+
+def edits_of(patch: Patch) -> list[Edit]:
+    """The edits that a patch records."""
+    return [Edit.from_json({k: v for k, v in form.items() if k != "sites"}) for form in patch.record["edits"]]
+
+
+def verify(
+    model: Model, patch: Patch, watch: Sequence[str] = (), strength: float = 1.0, force: bool = False
+) -> list[Fact]:
+    """A `Fact` for each edit of the patch, by the encoder that it moved the most; `watch`: more prompts to look at."""
+    edits = edits_of(patch)
+    if any(edit.targets_images for edit in edits):
+        raise EditError("a target by image cannot be verified on the text side: use --images and a judge")
+    encoders = [e for e in model.encoders.values() if any(site.startswith(f"{e.name}.") for site in patch.factors)]
+    encoders = encoders or list(model.encoders.values())
+    named = [list(dict.fromkeys(["", _source(edit), edit.new, *edit.preserve, *watch])) for edit in edits]
+    clean = [[_look(e, edit, prompts) for e in encoders] for edit, prompts in zip(edits, named)]
+    with patch.applied(model, strength=strength, force=force):
+        dirty = [[_look(e, edit, prompts) for e in encoders] for edit, prompts in zip(edits, named)]
+    return [_fact(*row) for row in zip(edits, named, clean, dirty)]
+
+
+def _source(edit: Edit) -> str:
+    return edit.prompt if edit.old is None else edit.old
+
+
+@dataclass(frozen=True)
+class _Look:
+    prompts: Tensor  # pooled, every wording in every probe
+    targets: Tensor  # pooled, the target in every probe
+    sources: Tensor
+    states: Tensor  # conditioning of the named prompts, one row each
+
+
+@torch.no_grad()
+def _look(encoder: TextEncoder, edit: Edit, named: list[str]) -> _Look:
+    words = [edit.prompt, *edit.reworded()]
+    texts = [probe.replace("{}", wording) for wording in words for probe in PROBES]
+    new, old = ([probe.replace("{}", text) for probe in PROBES] for text in (edit.new, _source(edit)))
+    pooled = encoder.embed([*texts, *new, *old])
+    return _Look(*pooled.split([len(texts), len(new), len(old)]), encoder.states(named).flatten(1))
+
+
+def _fact(edit: Edit, named: list[str], clean: list[_Look], dirty: list[_Look]) -> Fact:
+    nearer, toward, moved = [], [], []
+    for before, after in zip(clean, dirty):
+        wordings = len(after.prompts) // len(PROBES)
+        new, old = before.targets.repeat(wordings, 1), before.sources.repeat(wordings, 1)
+        to_new, to_old = ((after.prompts - x).norm(dim=1) for x in (new, old))
+        nearer.append(to_new < to_old)
+        toward.append(((after.prompts - before.prompts) * (new - before.prompts)).sum(1) / _sq(new - before.prompts))
+        moved.append((after.states - before.states).norm(dim=1) / before.states.norm(dim=1).clamp_min(1e-12))
+    best = max(range(len(nearer)), key=lambda i: float(nearer[i].float().mean()))
+    return Fact(
+        name=edit.name,
+        prompt=edit.prompt,
+        holds=bool(nearer[best][0]),
+        generality=float(nearer[best][1:].float().mean()),
+        toward=float(toward[best][0]),
+        moved=dict(zip(named, torch.stack(moved).amax(0).tolist())),
+    )
+
+
+def _sq(rows: Tensor) -> Tensor:
+    return rows.square().sum(1).clamp_min(1e-12)
