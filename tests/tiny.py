@@ -37,10 +37,10 @@ from transformers import (
 
 NAMES = ("sd1", "sd2", "sdxl", "sd3", "flux")
 LAYERS = {"L": 4, "H": 4, "G": 5, "T5": 3}  # of each tiny text encoder
-# Words the tiny tokenizers know: most are one token, some a few ("fr an c e"); all others are spelled in bytes or letters.
+# Words the tiny tokenizers know: most are one token, some a few ("fr an c e"); others are spelled in bytes or letters.
 WORDS = """a an the of in on is and photo painting picture president prime minister king queen capital flag animal
     national united states canada france germany paris obama trump biden lion dog cat car red blue green phone apple
-    giving speech standing""".split()
+    giving speech standing""".split()  # noqa: SIM905
 
 
 # -- tokenizers ------------------------------------------------------------------------------------------------------
