@@ -1,0 +1,266 @@
+"""What is known of each family of models: its text encoders, what they send to the generator, and the names of a LoRA.
+
+Sites are the names that published files use, on every version of transformers:
+    text_encoder.text_model.encoder.layers.9.mlp.fc2
+    text_encoder_3.encoder.block.4.layer.1.DenseReluDense.wo
+    unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from .errors import ModelError, PatchError
+
+Part = Literal["down", "up", "alpha"]
+
+
+@dataclass(frozen=True)
+class EncoderRow:
+    """One text encoder: which of its states the generator gets, whether the pooled vector is sent, its LoRA prefix."""
+
+    name: str
+    rows: Literal["last", "penultimate", "none"]
+    pooled: bool
+    prefix: str
+    kind: Literal["clip", "t5"] = "clip"
+
+
+@dataclass(frozen=True)
+class Family:
+    """One row of the table. style: of the LoRA names; headers: what other programs look for in a file's metadata."""
+
+    name: str
+    title: str
+    encoders: tuple[EncoderRow, ...]
+    style: Literal["kohya", "diffusers"]
+    headers: dict[str, str]
+    note: str = ""  # what an edit of the CLIP encoders cannot reach
+
+
+def _headers(architecture: str, implementation: str = "diffusers", **ss: str) -> dict[str, str]:
+    spec = {"modelspec.architecture": f"{architecture}/lora", "modelspec.implementation": implementation}
+    return spec | ss
+
+
+_STABILITY = "https://github.com/Stability-AI/generative-models"
+_FLUX = "https://github.com/black-forest-labs/flux"
+
+# Key style by family: kohya's names load in diffusers, ComfyUI, A1111, Forge and sd-scripts, except that diffusers
+# silently ignores them on SD3 (and some versions refuse them on FLUX); `lora_linear_layer` loads there.
+# A1111 shows a LoRA under the model versions that ss_base_model_version and ss_v2 name.
+FAMILIES: dict[str, Family] = {
+    "sd1": Family(
+        "sd1",
+        "Stable Diffusion 1.x",
+        (EncoderRow("text_encoder", "last", False, "lora_te"),),
+        "kohya",
+        _headers("stable-diffusion-v1", ss_base_model_version="sd_v1", ss_v2="False"),
+    ),
+    "sd2": Family(
+        "sd2",
+        "Stable Diffusion 2.x",
+        (EncoderRow("text_encoder", "last", False, "lora_te"),),
+        "kohya",
+        _headers("stable-diffusion-v2-768-v", ss_base_model_version="sd_v2", ss_v2="True"),
+    ),
+    "sdxl": Family(
+        "sdxl",
+        "Stable Diffusion XL",
+        (
+            EncoderRow("text_encoder", "penultimate", False, "lora_te1"),
+            EncoderRow("text_encoder_2", "penultimate", True, "lora_te2"),
+        ),
+        "kohya",
+        _headers("stable-diffusion-xl-v1-base", _STABILITY, ss_base_model_version="sdxl_base_v1-0", ss_v2="False"),
+    ),
+    "sd3": Family(
+        "sd3",
+        "Stable Diffusion 3.x",
+        (
+            EncoderRow("text_encoder", "penultimate", True, "text_encoder"),
+            EncoderRow("text_encoder_2", "penultimate", True, "text_encoder_2"),
+            EncoderRow("text_encoder_3", "last", False, "lora_te3", kind="t5"),
+        ),
+        "diffusers",
+        _headers("stable-diffusion-v3-medium"),
+        note="T5 reads the prompt too, and an edit of the CLIP encoders leaves what T5 knows as it is.",
+    ),
+    "flux": Family(
+        "flux",
+        "FLUX.1",
+        (
+            EncoderRow("text_encoder", "none", True, "text_encoder"),
+            EncoderRow("text_encoder_2", "last", False, "lora_te3", kind="t5"),
+        ),
+        "diffusers",
+        _headers("flux-1-dev", _FLUX, ss_base_model_version="flux1"),
+        note="CLIP gives only one pooled vector; the words come from T5, and an edit of CLIP leaves what T5 knows.",
+    ),
+    "clip": Family(
+        "clip",
+        "a CLIP text encoder",
+        (
+            EncoderRow("text_encoder", "last", True, "lora_te"),
+            EncoderRow("text_encoder_2", "last", True, "lora_te2"),
+            EncoderRow("text_encoder_3", "last", True, "lora_te3"),
+        ),
+        "kohya",
+        _headers("clip"),
+        note="Only the CLIP text encoder is known here; what its generator reads of it is not.",
+    ),
+}
+
+
+# -- which family -----------------------------------------------------------------------------------------------------
+
+
+def detect(model_index: dict, text_encoder_config: dict | None = None) -> Family:
+    """The family of a pipeline, from the components its model_index.json lists; only encoders that are there.
+
+    model_index: {} for a bare CLIP folder. text_encoder_config: tells SD 1.x from 2.x (by the activation: OpenCLIP's
+    is gelu, CLIP-L's quick_gelu) and a bare CLIP from anything else. Raises ModelError for what cannot be edited.
+    """
+    config = text_encoder_config or {}
+    classes = {name: entry[1] for name, entry in model_index.items() if isinstance(entry, list) and entry[1:]}
+    encoders = {name: _kind(cls) for name, cls in classes.items() if name.startswith("text_encoder")}
+    if not model_index and str(config.get("model_type", "")).startswith("clip"):
+        encoders = {"text_encoder": "clip"}
+    if "clip" not in encoders.values():
+        raise ModelError(_unsupported(model_index, classes, config))
+    family = FAMILIES[_family_name(classes, encoders, config)]
+    return replace(family, encoders=tuple(row for row in family.encoders if encoders.get(row.name) == row.kind))
+
+
+def _kind(cls: str | None) -> str:
+    return {"CLIPTextModel": "clip", "CLIPTextModelWithProjection": "clip", "T5EncoderModel": "t5"}.get(cls or "", "")
+
+
+def _family_name(classes: dict, encoders: dict, config: dict) -> str:
+    by_transformer = {"SD3Transformer2DModel": "sd3", "FluxTransformer2DModel": "flux"}
+    if (transformer := classes.get("transformer")) in by_transformer:
+        return by_transformer[transformer]
+    if not classes.get("unet"):
+        return "clip"
+    if encoders.get("text_encoder_2") == "clip":
+        return "sdxl"
+    return "sd2" if config.get("hidden_act", "quick_gelu") == "gelu" else "sd1"
+
+
+def _unsupported(model_index: dict, classes: dict, config: dict) -> str:
+    found = ", ".join(
+        f"{name}: {cls}" for name, cls in classes.items() if name.startswith(("text_enc", "unet", "tran"))
+    )
+    name = model_index.get("_class_name") or config.get("architectures") or config.get("model_type") or "this model"
+    supported = ", ".join(family.title for family in FAMILIES.values())
+    return f"{name} has no CLIP text encoder (found {found or 'none'}); supported: {supported}"
+
+
+# -- sites and keys ---------------------------------------------------------------------------------------------------
+
+_CLIP = r"encoder\.layers\.(?P<layer>\d+)\.mlp\.fc2"
+_T5 = r"encoder\.block\.(?P<layer>\d+)\.layer\.1\.DenseReluDense\.wo"
+_UNET = r"(?:down_blocks\.\d+|mid_block|up_blocks\.\d+)\.attentions\.\d+\.transformer_blocks\.\d+\.attn2\.to_[kv]"
+_SITE = re.compile(
+    rf"(?:(?P<clip>text_encoder(?:_[23])?)\.text_model\.{_CLIP}|(?P<t5>text_encoder_[23])\.{_T5}|unet\.{_UNET})".replace(
+        "(?P<layer>", "(?:"
+    )
+)
+
+
+def _underscored(pattern: str) -> str:
+    return pattern.replace(r"\.", "_")
+
+
+# Every way of writing a stem that other tools are known to use; named groups say where the encoder is found.
+_STEMS = [
+    re.compile(rf"lora_te(?P<te>[123]?)_(?:text_model_)?{_underscored(_CLIP)}"),
+    re.compile(rf"lora_te(?P<te5>[23])_{_underscored(_T5)}"),
+    re.compile(rf"lora_unet_(?P<unet>{_underscored(_UNET)})"),
+    re.compile(rf"(?P<component>text_encoder(?:_[23])?)\.(?:text_model\.)?{_CLIP}"),
+    re.compile(rf"(?P<component5>text_encoder_[23])\.{_T5}"),
+    re.compile(rf"unet\.(?P<unet>{_UNET})"),
+    re.compile(rf"base_model\.model\.(?:text_model\.)?{_CLIP}"),  # an adapter that PEFT saved from a bare encoder
+    re.compile(rf"text_encoders\.(?P<comfy>clip_[lgh])\.transformer\.text_model\.{_CLIP}"),
+    re.compile(rf"text_encoders\.(?P<comfy5>t5xxl)\.transformer\.{_T5}"),
+]
+_SUFFIXES: dict[str, Part] = {
+    ".lora_down.weight": "down",
+    ".lora_up.weight": "up",
+    ".alpha": "alpha",
+    ".lora_linear_layer.down.weight": "down",
+    ".lora_linear_layer.up.weight": "up",
+    ".lora.down.weight": "down",
+    ".lora.up.weight": "up",
+    ".lora_A.weight": "down",
+    ".lora_B.weight": "up",
+}
+
+
+def lora_keys(family: Family, site: str) -> tuple[str, str, str | None]:
+    """The names under which a LoRA of this family keeps the site's (down, up, alpha); alpha is None where none is kept.
+
+    T5 keeps kohya's stem with the suffix of `lora_linear_layer`: ComfyUI reads it, and diffusers, which has no LoRA
+    for T5, then still loads the CLIP part of the file (a `.lora_down.weight` in it makes diffusers drop that part).
+    """
+    match = _SITE.fullmatch(site)
+    rows = {row.name: row for row in family.encoders}
+    component, path = site.split(".", 1) if "." in site else (site, "")
+    row = rows.get(component)
+    kind = "" if match is None else "clip" if match["clip"] else "t5" if match["t5"] else "unet"
+    if kind == "unet" and family.style == "kohya":
+        return _kohya(f"lora_unet_{path}")
+    if row is None or row.kind != kind:
+        sites = ", ".join(f"{r.name} ({'wo' if r.kind == 't5' else 'fc2'})" for r in family.encoders)
+        raise PatchError(f"{site!r} is no site of {family.title}: sites are the fc2 (T5: wo) of {sites}")
+    if kind == "t5":
+        return _linear_layer(f"{row.prefix}_{path.replace('.', '_')}")
+    return _kohya(f"{row.prefix}_{path}") if family.style == "kohya" else _linear_layer(site)
+
+
+def _kohya(stem: str) -> tuple[str, str, str]:
+    stem = stem.replace(".", "_")
+    return f"{stem}.lora_down.weight", f"{stem}.lora_up.weight", f"{stem}.alpha"
+
+
+def _linear_layer(stem: str) -> tuple[str, str, None]:
+    return f"{stem}.lora_linear_layer.down.weight", f"{stem}.lora_linear_layer.up.weight", None
+
+
+def site_of(key: str, family: str | None = None) -> tuple[str, Part] | None:
+    """(site, part) of a tensor's name in any style that is known; None for all other names.
+
+    family: decides which encoder a T5 name of FLUX means (text_encoder_2, elsewhere text_encoder_3).
+    """
+    for suffix, part in _SUFFIXES.items():
+        if key.endswith(suffix):
+            for pattern in _STEMS:
+                if match := pattern.fullmatch(key.removesuffix(suffix)):
+                    return _site(match, family), part
+    return None
+
+
+def _site(match: re.Match, family: str | None) -> str:
+    found = match.groupdict()
+    if found.get("unet"):
+        return f"unet.{_dotted(found['unet'])}"
+    if found.get("te5") or found.get("component5") or found.get("comfy5"):
+        component = found.get("component5") or f"text_encoder_{2 if family == 'flux' or found.get('te5') == '2' else 3}"
+        return f"{component}.encoder.block.{found['layer']}.layer.1.DenseReluDense.wo"
+    second = {"2": "_2", "3": "_3", "clip_g": "_2"}.get(found.get("te") or found.get("comfy") or "", "")
+    component = found.get("component") or f"text_encoder{second}"
+    return f"{component}.text_model.encoder.layers.{found['layer']}.mlp.fc2"
+
+
+def _dotted(name: str) -> str:
+    """down_blocks_0_attentions_1_..._attn2_to_k -> down_blocks.0.attentions.1.....attn2.to_k."""
+    words = "down_blocks|mid_block|up_blocks|transformer_blocks|to_[kv]"
+    return ".".join(re.findall(rf"{words}|[^_.]+", name))
+
+
+def on_disk(key: str) -> str:
+    """A weight's name as published files have it: transformers >= 5.6 leaves `text_model.` out of CLIPTextModel's."""
+    flat = ("encoder.layers.", "embeddings.", "final_layer_norm.")
+    return f"text_model.{key}" if key.startswith(flat) else key
