@@ -1,0 +1,385 @@
+"""What a patch file says about itself, read and checked without torch: the safetensors header and the record in it.
+
+The record is JSON under the metadata key "refact", version 1:
+    refact     1
+    family     "sd1"
+    model      {"name": str, "encoders": {component: hash of its weights}}
+    method     {"name": "ReFACT", ...its settings}
+    edits      [{...Edit.to_json(), "sites": {site: {"rows": [start, stop], "layer": ..., "steps": ..., ...}}}]
+    imported   [{"name": str, "file": str, "sites": {...}}]        LoRAs that tell no prompt; may be absent
+    refactored true where rows no longer belong to one edit; may be absent
+    covariance, preserved, versions                                 what was used, measured, installed
+A file is hostile until this module has checked it.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from .edits import Edit
+from .errors import PatchError, RefactError
+from .families import FAMILIES, site_of
+
+VERSION = 1
+KEY = "refact"  # of our record in a file's metadata
+HEADER_LIMIT = 2**25  # bytes; a record of ten thousand edits is smaller
+SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+
+
+class Entry(NamedTuple):
+    """One tensor of a file; start and stop count bytes from the end of the header."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a safetensors file holds; the tensors' bytes begin at `data`."""
+
+    tensors: dict[str, Entry]
+    metadata: dict[str, str]
+    data: int
+
+
+# -- the header -------------------------------------------------------------------------------------------------------
+
+
+def read_header(path: str | Path) -> Header:
+    """The checked header of a safetensors file. Raises PatchError."""
+    try:
+        with Path(path).open("rb") as file:
+            return parse_header(file, str(path))
+    except OSError as error:
+        raise PatchError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def parse_header(file: BinaryIO, where: str) -> Header:
+    """The checked header of an open file; leaves the file at the first tensor's byte."""
+    size = os.fstat(file.fileno()).st_size
+    length = int.from_bytes(file.read(8), "little")
+    if size < 8 or length > min(size - 8, HEADER_LIMIT):
+        raise PatchError(f"{where}: not a safetensors file (it announces {length} bytes of header in a file of {size})")
+    form = _json(file.read(length), f"{where}: its header")
+    if not isinstance(form, dict):
+        raise PatchError(f"{where}: its header is not a JSON object")
+    metadata = form.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise PatchError(f"{where}: its metadata are not texts")
+    tensors = {name: _entry(entry, f"{where}: tensor {name[:200]!r}") for name, entry in form.items()}
+    _check_layout(tensors, size - 8 - length, where)
+    return Header(tensors, metadata, 8 + length)
+
+
+def _json(text: bytes | str, what: str) -> Any:
+    """Strict JSON: no repeated keys, no NaN or Infinity."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict:
+        if len(form := dict(pairs)) < len(pairs):
+            raise ValueError("a key is there twice")
+        return form
+
+    def refuse(name: str) -> Any:
+        raise ValueError(f"{name} is no number")
+
+    try:
+        return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise PatchError(f"{what} is not valid JSON: {error}") from None
+
+
+def _entry(form: object, what: str) -> Entry:
+    match form:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(stop)], **rest} if not rest:
+            if dtype not in SIZES:
+                raise PatchError(f"{what} has dtype {dtype!r}; known are {', '.join(SIZES)}")
+            if not all(type(n) is int and n >= 0 for n in shape):
+                raise PatchError(f"{what} has shape {shape!r}")
+            if not 0 <= start <= stop or stop - start != math.prod(shape) * SIZES[dtype]:
+                raise PatchError(f"{what} of {dtype} {shape} does not fill bytes {start} to {stop}")
+            return Entry(dtype, tuple(shape), start, stop)
+    raise PatchError(f"{what} needs dtype, shape and data_offsets, not {str(form)[:200]}")
+
+
+def _check_layout(tensors: dict[str, Entry], size: int, where: str) -> None:
+    end = 0
+    for name, entry in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
+        if entry.start != end:
+            raise PatchError(f"{where}: tensor {name[:200]!r} begins at byte {entry.start}, expected {end}")
+        end = entry.stop
+    if end != size:
+        raise PatchError(f"{where}: its tensors need {end} bytes, the file has {size}")
+
+
+# -- the record -------------------------------------------------------------------------------------------------------
+
+
+def read_record(path: str | Path) -> dict:
+    """The checked record of a patch file. Raises PatchError."""
+    return record_of(read_header(path), str(path))
+
+
+def record_of(header: Header, where: str) -> dict:
+    """The checked record in a header."""
+    if KEY not in header.metadata:
+        raise PatchError(f"{where}: no patch, it has no record of edits; a LoRA is read by `refact import`")
+    record = _json(header.metadata[KEY], f"{where}: its record")
+    family = record.get("family") if isinstance(record, dict) else None
+    return check_record(record, ranks_of(header, family), where)
+
+
+def ranks_of(header: Header, family: object) -> dict[str, int]:
+    """Rank of each site that a file has factors for."""
+    ranks = {}
+    for name, entry in header.tensors.items():
+        found = site_of(name, family if isinstance(family, str) else None)
+        if found and found[1] == "down" and entry.shape:
+            ranks[found[0]] = entry.shape[0]
+    return ranks
+
+
+def check_record(record: Any, ranks: dict[str, int], where: str) -> dict:
+    """The record itself, if it has the form above and names only these sites and rows. Raises PatchError."""
+    if not isinstance(record, dict):
+        raise PatchError(f"{where}: the record is not a JSON object")
+    if record.get(KEY) != VERSION or type(record[KEY]) is not int:
+        raise PatchError(f"{where}: record version {record.get(KEY)!r}; this refact reads version {VERSION}")
+    if not isinstance(record.get("family"), str) or record["family"] not in FAMILIES:
+        raise PatchError(f"{where}: family {record.get('family')!r}; known are {', '.join(FAMILIES)}")
+    _check_model(record.get("model"), where)
+    _check_method(record.get("method"), where)
+    for field in ("covariance", "preserved", "versions"):
+        if not isinstance(record.get(field, {}), dict):
+            raise PatchError(f"{where}: the record's {field!r} is not an object")
+    if not isinstance(record.get("refactored", False), bool):
+        raise PatchError(f"{where}: the record's 'refactored' is {record['refactored']!r}, neither true nor false")
+    _check_parts(record, ranks, where)
+    return record
+
+
+def _check_method(method: Any, where: str) -> None:
+    match method:
+        case {"name": str(name)} if name.isprintable():
+            templates, contexts = method.get("templates", []), method.get("contexts", 1)
+            if _is_texts(templates) and type(contexts) is int:
+                return
+    raise PatchError(f"{where}: the record's 'method' needs a name and settings of their types, not {method!r:.200}")
+
+
+def _check_model(model: Any, where: str) -> None:
+    match model:
+        case {"name": str(name), "encoders": dict(hashes)} if name.isprintable() and _is_texts(list(hashes.values())):
+            return
+    raise PatchError(f"{where}: the record's 'model' needs a name and the hashes of its encoders, not {model!r:.200}")
+
+
+def _check_parts(record: dict, ranks: dict[str, int], where: str) -> None:
+    names = set()
+    for field in ("edits", "imported"):
+        parts = record.get(field, None if field == "edits" else [])
+        if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+            raise PatchError(f"{where}: the record's {field!r} is not a list of objects")
+        for part in parts:
+            name = part.get("name")
+            if not isinstance(name, str) or not name or not name.isprintable() or name in names:
+                raise PatchError(f"{where}: {field} need printable names that differ; found {name!r:.200}")
+            names.add(name)
+            if field == "edits":
+                _check_edit(part, where)
+            _check_sites(part.get("sites"), ranks, f"{where}: edit {name[:200]!r}")
+
+
+_FIELDS: dict[str, tuple[type, ...]] = {"prompt": (str,), "old": (str, type(None)), "subject": (str, type(None))}
+
+
+def _check_edit(form: dict, where: str) -> None:
+    name = form["name"][:200]
+    for field, types in _FIELDS.items():
+        if not isinstance(form.get(field), types):
+            raise PatchError(f"{where}: edit {name!r} has {field} {form.get(field)!r:.200}, not a text")
+    new = form.get("new")
+    lists = [form.get("aliases", []), form.get("preserve", []), new.get("images") if isinstance(new, dict) else []]
+    if not isinstance(new, (str, dict)) or not all(_is_texts(texts) for texts in lists):
+        raise PatchError(f"{where}: edit {name!r}: new is a text or images; aliases and preserve are lists of texts")
+    try:
+        Edit.from_json({key: value for key, value in form.items() if key != "sites"})
+    except RefactError as error:
+        raise PatchError(f"{where}: edit {name!r}: {error}") from None
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+def _check_sites(sites: Any, ranks: dict[str, int], what: str) -> None:
+    if not isinstance(sites, dict):
+        raise PatchError(f"{what} has no sites")
+    for site, entry in sites.items():
+        if site not in ranks:
+            raise PatchError(f"{what} names site {site[:200]!r}, for which there are no factors")
+        match entry:
+            case {"rows": [int(start), int(stop)]} if 0 <= start < stop <= ranks[site] and type(start) is int:
+                if type(entry.get("strength", 1.0)) in (int, float):
+                    continue
+        raise PatchError(
+            f"{what}: site {site} has rows 0 to {ranks[site]}; it needs rows of these and a number as strength, "
+            f"not {entry!r:.200}"
+        )
+
+
+def parts_of(record: dict) -> list[dict]:
+    """All that owns rows: edits, then imported LoRAs."""
+    return [*record["edits"], *record.get("imported", [])]
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON has it: tuples are lists, paths texts, numbers that are not finite null. Raises PatchError."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    raise PatchError(f"a record holds JSON values, not {type(value).__name__}")
+
+
+def rows_of(record: dict, site: str) -> set[int]:
+    """The rows of a site that belong to the record's edits."""
+    return {row for part in parts_of(record) if site in part["sites"] for row in range(*part["sites"][site]["rows"])}
+
+
+def check_owned(record: dict, ranks: dict[str, int]) -> None:
+    """Raises PatchError where rows belong to no edit: a patch does nothing that its record does not tell."""
+    for site, rank in ranks.items():
+        if free := set(range(rank)) - rows_of(record, site):
+            raise PatchError(f"patch: rows {sorted(free)[:5]} of {site} belong to no edit of the record")
+
+
+def changed(record: dict) -> dict:
+    """A copy of the record for a patch that is no longer the one whose effect on prompts was measured."""
+    return copy.deepcopy({key: value for key, value in record.items() if key != "preserved"})
+
+
+def merged(records: Sequence[dict], ranks: Sequence[dict[str, int]]) -> dict:
+    """The record of stacked patches, rows moved, repeated names numbered; settings are those that all share.
+
+    ranks: rank of each site of each patch. Raises PatchError where they were made for different models.
+    """
+    total = changed(records[0])
+    offsets = dict(ranks[0])
+    for record, more in zip(records[1:], ranks[1:]):
+        _check_same_model(total, record)
+        _take_over(total, changed(record), offsets)
+        offsets = {site: offsets.get(site, 0) + more.get(site, 0) for site in offsets | more}
+    methods = [record["method"] for record in records]
+    shared = {key: value for key, value in methods[0].items() if all(m.get(key) == value for m in methods)}
+    total["method"] = shared | {"name": " + ".join(dict.fromkeys(method["name"] for method in methods))}
+    return total
+
+
+def _check_same_model(one: dict, other: dict) -> None:
+    names = f"{one['model']['name']} ({one['family']}) and {other['model']['name']} ({other['family']})"
+    hashes, others = one["model"]["encoders"], other["model"]["encoders"]
+    different = sorted(part for part in hashes.keys() & others.keys() if hashes[part] != others[part])
+    if different or one["family"] != other["family"]:
+        what = f"their {', '.join(different)} differ" if different else "their families differ"
+        raise PatchError(f"patches of {names} cannot be one patch: {what}")
+
+
+def _take_over(total: dict, record: dict, offsets: dict[str, int]) -> None:
+    taken = {part["name"] for part in parts_of(total)}
+    for part in parts_of(record):
+        name, number = part["name"], 2
+        while part["name"] in taken:
+            part["name"], number = f"{name}-{number}", number + 1
+        taken.add(part["name"])
+        for site, entry in part["sites"].items():
+            entry["rows"] = [row + offsets.get(site, 0) for row in entry["rows"]]
+    for key in ("edits", "imported"):
+        total[key] = [*total.get(key, []), *record.get(key, [])]
+    if not total["model"]["encoders"]:
+        total["model"] = record["model"]
+    total["model"]["encoders"] |= record["model"]["encoders"]
+    total["refactored"] = total.get("refactored", False) or record.get("refactored", False)
+    covariance = total.setdefault("covariance", {})
+    for site, used in record.get("covariance", {}).items():
+        before = covariance.setdefault(site, used)
+        covariance[site] = used if before == used else {"merged": [before, used]}
+
+
+# -- for people -------------------------------------------------------------------------------------------------------
+
+
+def describe(path: str | Path, record: dict) -> str:
+    """What the patch changes, a line for each edit."""
+    family = FAMILIES[record["family"]]
+    kilobytes = Path(path).stat().st_size / 1024
+    lines = [
+        f"{path}: {len(parts_of(record))} facts, {kilobytes:.1f} KB",
+        f"made for {record['model']['name']} ({family.title}) by {record['method'].get('name', 'an unnamed method')}",
+    ]
+    lines += [f"  {edit['name']}: {_meaning(edit)}{_where(edit)}" for edit in record["edits"]]
+    lines += [f"  {part['name']}: imported{_where(part)}" for part in record.get("imported", [])]
+    if record.get("refactored"):
+        lines.append("re-factored: its facts can no longer be told apart")
+    return "\n".join([*lines, family.note] if family.note else lines)
+
+
+def _meaning(edit: dict) -> str:
+    new = edit["new"] if isinstance(edit["new"], str) else f"{len(edit['new']['images'])} pictures"
+    return f"{edit['prompt']!r} -> {new!r}" + (f" (was {edit['old']!r})" if edit.get("old") else "")
+
+
+def _where(part: dict) -> str:
+    strengths = {entry["strength"] for entry in part["sites"].values() if "strength" in entry}
+    weaker = f", strength {', '.join(f'{s:g}' for s in sorted(strengths))}" if strengths else ""
+    sites = list(part["sites"])
+    shown = ", ".join(sites) if len(sites) <= 4 else f"{len(sites)} sites, {sites[0]} ..."
+    return f"  [{shown}{weaker}]"
+
+
+def usage(path: str | Path, record: dict) -> str:
+    """The lines to use the file in diffusers, ComfyUI and A1111 / Forge."""
+    path = Path(path)
+    name = re.sub(r"\W+", "_", path.stem)  # PEFT takes no dots in an adapter's name
+    sites = {site for part in parts_of(record) for site in part["sites"]}
+    t5 = any("DenseReluDense" in site for site in sites)
+    return "\n".join(
+        [
+            "diffusers:",
+            f"  pipe.load_lora_weights({str(path.parent)!r}, weight_name={path.name!r}, adapter_name={name!r})",
+            f"  pipe.set_adapters([{name!r}], adapter_weights=[1.0])  # the strength; name all loaded edits here",
+            "  pipe.unload_lora_weights()  # undo",
+            *(["  (diffusers has no LoRA for T5: the T5 part of this file stays without effect)"] if t5 else []),
+            "ComfyUI:",
+            f"  copy {path.name} to models/loras; node Load LoRA, MODEL and CLIP wired through it;",
+            f"  {_comfy_strength(sites)}",
+            *_a1111(path, record),
+        ]
+    )
+
+
+def _comfy_strength(sites: Iterable[str]) -> str:
+    parts = {"strength_model" if site.startswith("unet.") else "strength_clip" for site in sites}
+    only = "" if "strength_model" in parts else "; Load LoRA (Model Only) has no effect"
+    return f"{' and '.join(sorted(parts))} is the edit's strength{only}"
+
+
+def _a1111(path: Path, record: dict) -> list[str]:
+    if FAMILIES[record["family"]].style == "kohya":
+        return ["A1111, Forge:", f"  copy {path.name} to models/Lora; write in the prompt: <lora:{path.stem}:1>"]
+    return ["Forge (A1111 does not read this family):", f"  copy {path.name} to models/Lora; <lora:{path.stem}:1>"]

@@ -1,0 +1,114 @@
+"""The only place where a model's weights change: weight = stashed base + the active patches, in one fixed order.
+
+Adding an update and subtracting it again does not give the weight back (rounding), so the base is kept and restored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .errors import PatchError
+
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@dataclass(frozen=True)
+class Update:
+    """One patch at one site: weight += strength * left @ right."""
+
+    digest: str
+    left: Float[Tensor, "d_out r"]
+    right: Float[Tensor, "r d_in"]
+    strength: float
+
+
+@dataclass
+class Stash:
+    """Lies on an nn.Linear as `_refact_stack`, a plain attribute, while any patch is active there."""
+
+    base: Float[Tensor, "d_out d_in"]
+    mark: int  # of the weight as we wrote it, to see when somebody else writes
+    active: dict[object, Update] = field(default_factory=dict)
+
+
+def base_weight(linear: nn.Linear) -> Tensor:
+    """The weight as it is without any patch."""
+    stash = getattr(linear, "_refact_stack", None)
+    return linear.weight.detach() if stash is None else stash.base
+
+
+def check(linear: nn.Linear, site: str) -> None:
+    """Raises PatchError where a weight cannot be changed and put back: offloaded, quantised, or written by others."""
+    weight = linear.weight
+    if weight.is_meta or not weight.is_floating_point() or weight.element_size() < 2:
+        held = "offloaded" if weight.is_meta else f"of type {weight.dtype}"
+        raise PatchError(f"{site}: the weight is {held}; load the encoder in float32, float16 or bfloat16")
+    stash = getattr(linear, "_refact_stack", None)
+    if stash is not None and weight.dtype == stash.base.dtype and _mark(weight) != stash.mark:
+        raise PatchError(
+            f"{site}: something else changed this weight while a patch was active (a fused LoRA, training); undo that "
+            "first, or revert(force=True) to put the stashed weight back and lose the change"
+        )
+
+
+def push(linear: nn.Linear, owner: object, update: Update) -> None:
+    """Add an update; the same patch may be there several times, each under its own owner."""
+    stash = getattr(linear, "_refact_stack", None)
+    if stash is None:
+        base = linear.weight.detach().clone()
+        stash = linear._refact_stack = Stash(base, _mark(base))  # type: ignore[assignment]
+    stash.active[owner] = update
+    _write(linear, stash)
+
+
+def pop(linear: nn.Linear, owner: object) -> None:
+    """Take an owner's update away; the last one to go leaves the base, bit for bit, and no stash."""
+    stash = getattr(linear, "_refact_stack", None)
+    if stash is None or owner not in stash.active:
+        return
+    del stash.active[owner]
+    _write(linear, stash)
+    if not stash.active:
+        del linear._refact_stack
+
+
+@torch.no_grad()
+def _write(linear: nn.Linear, stash: Stash) -> None:
+    weight = linear.weight
+    new = _sum(stash).to(weight.device)
+    if stash.active and not torch.isfinite(new).all():
+        raise PatchError(f"the patched weight is not finite in {stash.base.dtype}; use a smaller strength")
+    weight.copy_(new)
+    stash.mark = _mark(weight)
+
+
+def _sum(stash: Stash) -> Tensor:
+    """Base plus updates in the order of their digests, summed in float32 at least, in the base's dtype."""
+    if not stash.active:
+        return stash.base
+    total = stash.base.to(torch.promote_types(stash.base.dtype, torch.float32))
+    for update in sorted(stash.active.values(), key=lambda update: (update.digest, update.strength)):
+        left, right = update.left.to(total), update.right.to(total)
+        total = total + update.strength * (left @ right)
+    return total.to(stash.base.dtype)
+
+
+def _mark(weight: Tensor) -> int:
+    """The sum of the bit patterns: exact, and the same on every device."""
+    return int(weight.detach().view(_BITS[weight.element_size()]).sum(dtype=torch.int64))
+
+
+def digest(factors: dict[str, tuple[Tensor, Tensor]]) -> str:
+    """A name for factors: sha256 of sites and bytes, 16 hex digits."""
+    total = hashlib.sha256()
+    for site, pair in sorted(factors.items()):
+        total.update(site.encode())
+        for factor in pair:
+            total.update(f"{tuple(factor.shape)}".encode())
+            total.update(factor.contiguous().numpy().tobytes())
+    return total.hexdigest()[:16]
