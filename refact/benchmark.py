@@ -17,7 +17,6 @@ import platform
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,7 +109,7 @@ def run(
     units = list(pending(out, cases, plan))
     make = functools.partial(Bench, plan, ready, judging)
     if ray is not None:
-        make = functools.partial(elsewhere, plan, place(ready.name), judging and place(judging.name))
+        make = functools.partial(elsewhere, plan, place(ready.name), place(judging.name) if judging else None)
     for outcome in progress(spread(make, units, ray, workers), "benchmark", len(units)):
         keep(out, outcome)
     return out
@@ -171,46 +170,46 @@ class Bench:
         """The unit's scores. An edit that cannot be made is recorded as an error; the model is then as it was."""
         if unit.label == CLEAN:
             return self.clean(unit.case)
-        before, began = self.embed(texts_of(unit.case)), time.perf_counter()
+        began = time.perf_counter()
         try:
             patch = self.plan.methods[unit.label](self.model, [unit.case.edit])
         except RefactError as error:
             return Outcome(unit.case, {unit.label: {"error": f"{type(error).__name__}: {error}"}})
         log = log_of(patch) | {"seconds": time.perf_counter() - began}
-        scores, images = self.judged(unit.case, unit.label, probes_of(unit.case), patch.applied(self.model), before)
+        before = self.embed(texts_of(unit.case))
+        with patch.applied(self.model):
+            scores, images = self.scored(unit.case, unit.label, before)
         return Outcome(unit.case, {unit.label: scores | log}, images)
 
     def clean(self, case: Case) -> Outcome:
-        """The unedited model: baseline, and the oracle, who is given the destination's texts."""
-        before, probes = self.embed(texts_of(case)), probes_of(case)
-        scores, images = self.judged(case, BASELINE, probes, nullcontext(), before)
-        found = {BASELINE: scores}
-        if ORACLE in self.plan.methods:
-            given = [dataclasses.replace(p, prompt=p.oracle) for p in probes[: 1 + len(case.positives)]]
-            own, more = self.judged(case, ORACLE, given, nullcontext(), before)
-            for side in ("image", "text"):
-                if own.get(side):  # its negatives are the baseline's
-                    own[side] = {k: own[side][k] + scores[side][k][len(given) :] for k in own[side]}
-            found[ORACLE], images = own, images | more
-        return Outcome(case, found, images)
+        """The unedited model: baseline, and the oracle, who is given the destination's texts; pictures made once."""
+        probes = probes_of(case)
+        given = [dataclasses.replace(p, prompt=p.oracle) for p in probes] if ORACLE in self.plan.methods else []
+        before = self.embed(texts_of(case))
+        pictures = self.pictures([p.prompt for p in (*probes, *given)])
+        scores = {BASELINE: self.scores(probes, before, before, pictures)}
+        images = self.kept(case, BASELINE, probes, pictures)
+        if self.judge and pictures and case.kind == "timed":
+            texts = [case.source, *(p.prompt for p in case.negatives)]
+            scores[BASELINE]["validity"] = self.judge.logits(pictures[case.edit.prompt], texts).tolist()
+        if given:
+            scores[ORACLE] = self.scores(given, before, before, pictures)
+            images |= self.kept(case, ORACLE, given, pictures)
+        return Outcome(case, scores, images)
 
-    def judged(
-        self, case: Case, label: str, probes: list[Probe], edited: AbstractContextManager, before: dict[str, np.ndarray]
-    ) -> tuple[dict, dict[str, bytes]]:
-        """Scores (see `compare`) and kept pictures of the probes' prompts, while the model is `edited`."""
-        prompts = list(dict.fromkeys(p.prompt for p in probes))
-        with edited:
-            after = self.embed(prompts)
-            pictures = self.pictures(prompts)
-        scores: dict[str, Any] = {"text": None, "image": None}
-        if label in (BASELINE, ORACLE) or any((after[p] != before[p]).any() for p in prompts):
-            scores["text"] = text_scores(probes, after, before)
-        if self.judge and pictures:
-            scores["image"] = self.image_scores(probes, pictures)
-            if label == BASELINE and case.kind == "timed":
-                texts = [case.source, *(p.prompt for p in case.negatives)]
-                scores["validity"] = self.judge.logits(pictures[probes[0].prompt], texts).tolist()
+    def scored(self, case: Case, label: str, before: dict[str, np.ndarray]) -> tuple[dict, dict[str, bytes]]:
+        """Scores and kept pictures of a case on the model as it is now; `before`: embeddings of the unedited one."""
+        probes = probes_of(case)
+        pictures = self.pictures([p.prompt for p in probes])
+        after = self.embed(texts_of(case))  # in the same batches as `before`: what is unchanged is equal to the bit
+        scores = self.scores(probes, after, before, pictures)
         return scores, self.kept(case, label, probes, pictures)
+
+    def scores(self, probes: list[Probe], after: dict, before: dict, pictures: dict[str, list]) -> dict[str, Any]:
+        """ "image": the judge's logits, "text": distances (None: the text encoders are unchanged at these prompts)."""
+        same = after is not before and all((after[p.prompt] == before[p.prompt]).all() for p in probes)
+        text = None if same else text_scores(probes, after, before)
+        return {"text": text, "image": self.image_scores(probes, pictures) if self.judge and pictures else None}
 
     def embed(self, texts: Iterable[str]) -> dict[str, np.ndarray]:
         """The pooled embedding of each text, those of all CLIP encoders side by side."""
@@ -221,6 +220,7 @@ class Bench:
 
     def pictures(self, prompts: list[str]) -> dict[str, list]:
         """prompt -> its pictures, one a seed; none when nobody looks or the model cannot draw."""
+        prompts = list(dict.fromkeys(prompts))
         plan = self.plan
         if self.model.family.name == "clip" or not (self.judge or plan.keep_images):
             return {}
@@ -344,7 +344,7 @@ def differing(one: Any, other: Any, key: str = "") -> dict[str, tuple[Any, Any]]
     """The leaves at which two JSON forms differ, by their dotted names."""
     if not (isinstance(one, dict) and isinstance(other, dict)):
         return {} if one == other else {key: (one, other)}
-    found = {}
+    found: dict[str, tuple[Any, Any]] = {}
     for name in one.keys() | other.keys():
         found |= differing(one.get(name), other.get(name), f"{key}.{name}" if key else name)
     return found
