@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from .errors import EditError, ModelError
 from .families import EncoderRow
+from .fingerprints import Fingerprint, plain_weights
 from .hooks import read
 from .stash import base_weight
 
@@ -52,7 +52,7 @@ class TextEncoder:
         self.tower: nn.Module = text_tower(module) if self.kind == "clip" else module.encoder  # type: ignore[assignment]
         most = self.tower.embeddings.position_embedding.num_embeddings if self.kind == "clip" else 512
         self.length: int = length or min(tokenizer.model_max_length, most)
-        self._digests: dict[str, tuple[tuple, str]] = {}
+        self._fingerprint = Fingerprint()
 
     # -- structure ----------------------------------------------------------------------------------------------------
 
@@ -279,32 +279,13 @@ class TextEncoder:
     # -- identity -----------------------------------------------------------------------------------------------------
 
     def hash(self) -> str:
-        """sha256 of the tower's weights, rounded to fp16, by on-disk name: 16 hex digits.
+        """The fingerprint of the tower's weights by on-disk name: 16 hex digits.
 
-        Without active patches and LoRAs, so that a patched model is the model its patch was made for. Without the
-        token embeddings, which textual inversion extends, and the projection, which only some files carry.
+        Without the token embeddings, which textual inversion extends, and the projection, which only some files carry.
         """
         prefix = "text_model." if self.kind == "clip" else "encoder."
-        total = hashlib.sha256()
-        for name, weight in sorted(_weights(self.tower).items()):
-            total.update(f"{prefix}{name}:{self._digest(name, weight)}\n".encode())
-        return total.hexdigest()[:16]
-
-    def _digest(self, name: str, weight: Tensor) -> str:
-        """The sha256 of a weight, kept until the weight changes."""
-        version = (weight.data_ptr(), weight._version, weight.dtype)
-        if self._digests.get(name, (None, ""))[0] != version:
-            data = weight.detach().to("cpu", torch.float16).contiguous().numpy()
-            self._digests[name] = (version, hashlib.sha256(repr(data.shape).encode() + data.tobytes()).hexdigest())
-        return self._digests[name][1]
-
-
-def _weights(tower: nn.Module) -> dict[str, Tensor]:
-    """The parameters by name, as they are without patches and PEFT's wrappers."""
-    stashed = {f"{n}.weight": base_weight(m) for n, m in tower.named_modules() if isinstance(m, nn.Linear)}
-    named = {name: stashed.get(name, weight) for name, weight in tower.named_parameters()}
-    own = {n: w for n, w in named.items() if "lora_" not in n and "token" not in n}
-    return {name.replace(".base_layer", ""): weight for name, weight in own.items()}
+        weights = plain_weights(self.tower)
+        return self._fingerprint({prefix + name: w for name, w in weights.items() if "token" not in name})
 
 
 def _inside_word(text: str, start: int, stop: int) -> bool:

@@ -1,0 +1,198 @@
+"""Where a model's name leads: a folder, a hub repository or a checkpoint file; and its text encoders, read from there.
+
+Only what an edit needs is fetched and read (text encoders and tokenizers), by transformers' own classes, without
+diffusers. Weights are safetensors only: a pickle can run code.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .encoders import TextEncoder
+from .errors import ModelError
+from .families import EncoderRow, Family, detect
+
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+T5_LENGTHS = {"sd3": 256, "flux": 512}  # max_sequence_length of the pipelines, their own default
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder that holds a model, in part where it came from the hub. name: as given, a path's last part."""
+
+    name: str
+    folder: Path
+    origin: str  # what diffusers loads the rest from
+    variant: str | None = None
+    revision: str | None = None
+
+    def json(self, path: str) -> dict:
+        """A JSON file of the folder; {} where there is none."""
+        file = self.folder / path
+        if not file.is_file():
+            return {}
+        try:
+            return json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ModelError(f"{file} is not JSON: {error}") from None
+
+    @property
+    def family(self) -> Family:
+        """By the components of model_index.json; a folder with config.json alone is a bare CLIP."""
+        index = self.json("model_index.json")
+        encoder = self.json("text_encoder/config.json") if index else self.json("config.json")
+        if not index and not encoder:
+            raise ModelError(f"{self.folder} holds no model: there is no model_index.json and no config.json in it")
+        return detect(index, encoder)
+
+
+def find(name: str, variant: str | None = None, revision: str | None = None, encoders: Sequence[str] = ()) -> Source:
+    """The folder behind "pocket", a path, or the name of a hub repository, of which only the needed files are fetched.
+
+    encoders: which text encoders are wanted; (): every CLIP encoder.
+    """
+    if name == "pocket":
+        from . import pocket
+
+        folder = Path(pocket.path())
+        return Source("pocket", folder, str(folder))
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return Source(path.resolve().name, path, str(path), variant)
+    if path.exists():
+        raise ModelError(f"{name} is a file; a model is a folder, a hub name, or a .safetensors checkpoint")
+    if HUB_NAME.fullmatch(name) is None:
+        raise ModelError(f"{name!r}: no such folder, and not the name of a hub repository (owner/name)")
+    return Source(name, _fetch(name, variant, revision, encoders), name, variant, revision)
+
+
+def _fetch(name: str, variant: str | None, revision: str | None, encoders: Sequence[str]) -> Path:
+    """The snapshot folder of a hub repository with its text encoders; from the cache alone if HF_HUB_OFFLINE is set."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    def get(*patterns: str) -> Path:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
+
+    try:
+        folder = get("model_index.json", "refact.json", "config.json", "text_encoder/config.json")
+        family = Source(name, folder, name).family
+        if not (folder / "model_index.json").is_file():
+            return get("config.json", "*token*", "vocab.json", "merges.txt", *_weights("", variant))
+        wanted = [row.name for row in chosen(family, encoders)]
+        return get(*(pattern for part in wanted for pattern in _patterns(part, variant)))
+    except (OSError, EntryNotFoundError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"{name} cannot be had from the hub, nor from its cache: {reason}; a local folder works as well"
+        ) from None
+
+
+def _patterns(part: str, variant: str | None) -> list[str]:
+    return [f"{part}/config.json", f"{tokenizer_of(part)}/*", *_weights(f"{part}/", variant)]
+
+
+def _weights(prefix: str, variant: str | None) -> list[str]:
+    dot = f".{variant}" if variant else ""
+    stem = f"{prefix}model"
+    shards = f"{stem}-*-of-*.safetensors" if not variant else f"{stem}{dot}-*-of-*.safetensors"
+    return [f"{stem}{dot}.safetensors", shards, f"{stem}.safetensors.index{dot}.json"]
+
+
+def tokenizer_of(component: str) -> str:
+    """text_encoder_2 -> tokenizer_2."""
+    return component.replace("text_encoder", "tokenizer")
+
+
+def chosen(family: Family, encoders: Sequence[str]) -> list[EncoderRow]:
+    """The rows of the encoders asked for; (): of all CLIP encoders. ModelError for a name that the family has not."""
+    rows = {row.name: row for row in family.encoders}
+    if missing := [name for name in encoders if name not in rows]:
+        raise ModelError(f"{family.title} has no text encoder {missing[0]!r} here; it has {', '.join(rows)}")
+    return [rows[name] for name in encoders] or [row for row in rows.values() if row.kind == "clip"]
+
+
+def read_encoder(source: Source, family: Family, row: EncoderRow, dtype: torch.dtype) -> TextEncoder:
+    """One text encoder and its tokenizer."""
+    bare = not source.json("model_index.json")
+    folder = source.folder if bare else source.folder / row.name
+    words = source.folder if bare else source.folder / tokenizer_of(row.name)
+    model_class, tokenizer_class = _classes(source, row)
+    try:
+        with quiet():
+            module = model_class.from_pretrained(
+                folder, dtype=dtype, variant=source.variant, use_safetensors=True, local_files_only=True
+            )
+            tokenizer = tokenizer_class.from_pretrained(words, local_files_only=True)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"{row.name} of {source.name} cannot be read: {reason}{_hint(folder, source)}") from None
+    return TextEncoder(row.name, module, tokenizer, row, length_of(family, row))
+
+
+def length_of(family: Family, row: EncoderRow) -> int | None:
+    """Positions that the family's pipeline gives a T5; None: the tokenizer's own."""
+    return T5_LENGTHS.get(family.name) if row.kind == "t5" else None
+
+
+def _classes(source: Source, row: EncoderRow) -> tuple[Any, Any]:
+    if row.kind == "t5":
+        from transformers.models.t5 import T5EncoderModel, T5TokenizerFast
+
+        return T5EncoderModel, T5TokenizerFast
+    from transformers.models.clip import CLIPModel, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    index = source.json("model_index.json")
+    named = index[row.name][1] if index else (source.json("config.json").get("architectures") or ["CLIPModel"])[0]
+    classes = {"CLIPTextModel": CLIPTextModel, "CLIPTextModelWithProjection": CLIPTextModelWithProjection}
+    return classes.get(named, CLIPModel), CLIPTokenizer
+
+
+def _hint(folder: Path, source: Source) -> str:
+    files = sorted(path.name for path in folder.glob("*.safetensors")) if folder.is_dir() else []
+    if any(folder.glob("*.bin")) and not files:
+        return "; it has pickled weights only, which are refused: convert them to safetensors"
+    variants = {parts[1] for name in files if len(parts := name.split(".")) == 3} - {source.variant}
+    return f"; it has variant {', '.join(sorted(variants))}" if variants else ""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within the block transformers shows no progress bar and no report of the keys that it loaded."""
+    from transformers.utils import logging
+
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()
+
+
+def read_checkpoint(path: Path, config: str | Path | None, dtype: torch.dtype) -> Any:
+    """The diffusers pipeline of a single .safetensors file. config: a folder in diffusers' layout of the same kind."""
+    if path.suffix != ".safetensors":
+        raise ModelError(f"{path.name}: checkpoints are read from .safetensors only (a pickle can run code)")
+    if config is None or not (Path(config) / "model_index.json").is_file():
+        raise ModelError(
+            f"{path.name} has weights alone: give config=FOLDER (--config), a folder in diffusers' layout of the same "
+            "kind of model; its weights are not read"
+        )
+    import diffusers
+
+    kind = json.loads((Path(config) / "model_index.json").read_text())["_class_name"]
+    with quiet():
+        return getattr(diffusers, kind).from_single_file(
+            str(path), config=str(config), local_files_only=True, torch_dtype=dtype
+        )
