@@ -45,7 +45,7 @@ def quiet(items: Iterable, what: str, total: int | None) -> Iterable:
 class Plan:
     """What is done with every case."""
 
-    methods: Mapping[str, Method]
+    methods: Mapping[str, Method | None]  # by label; None: the unedited model's
     seeds: tuple[int, ...]
     keep_images: int = 1  # of how many seeds the pictures are kept; 0: none
     steps: int | None = None  # of the sampler; None: the pipeline's own
@@ -168,11 +168,11 @@ class Bench:
 
     def __call__(self, unit: Unit) -> Outcome:
         """The unit's scores. An edit that cannot be made is recorded as an error; the model is then as it was."""
-        if unit.label == CLEAN:
+        if (method := self.plan.methods.get(unit.label)) is None:
             return self.clean(unit.case)
         began = time.perf_counter()
         try:
-            patch = self.plan.methods[unit.label](self.model, [unit.case.edit])
+            patch = method(self.model, [unit.case.edit])
         except RefactError as error:
             return Outcome(unit.case, {unit.label: {"error": f"{type(error).__name__}: {error}"}})
         log = log_of(patch) | {"seconds": time.perf_counter() - began}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,12 @@ def read_run(path: str | Path) -> Run:
     form = json.loads((path / "run.json").read_text())
     cases = [json.loads(file.read_text()) for file in sorted((path / "cases").glob("*.json"))]
     return Run(path, form["settings"], form["problems"], cases)
+
+
+def groups(run: Run) -> dict[str, Run]:
+    """The run's parts by their cases' kind; most runs have one."""
+    kinds = dict.fromkeys(case["kind"] for case in run.cases)
+    return {kind: replace(run, cases=[c for c in run.cases if c["kind"] == kind]) for kind in kinds}
 
 
 def scores_of(case: Mapping, label: str, side: str) -> Mapping | None:
