@@ -105,7 +105,7 @@ class Patch:
 
     # -- in a model
 
-    def apply(self, model: Any, strength: float = 1.0, force: bool = False) -> Handle:
+    def apply(self, model: Any, strength: float | int = 1.0, force: bool = False) -> Handle:
         """Change the model's weights; on any exception they are what they were.
 
         force: also where the patch was made for another model; the handle says what differed. Shapes must fit.
@@ -131,7 +131,7 @@ class Patch:
         return handle
 
     @contextmanager
-    def applied(self, model: Any, strength: float = 1.0, force: bool = False) -> Iterator[Handle]:
+    def applied(self, model: Any, strength: float | int = 1.0, force: bool = False) -> Iterator[Handle]:
         """The model has the patch within the block."""
         handle = self.apply(model, strength, force)
         try:
@@ -153,16 +153,14 @@ class Patch:
         ]
 
     def _linear(self, model: Any, site: str) -> nn.Linear:
+        made, left, right = self.record["model"]["name"], *self.factors[site]
         try:
             linear = model[site]
         except (KeyError, ModelError) as error:
-            made = self.record["model"]["name"]
             raise PatchError(f"{model.name} has no {site}, which this patch of {made} changes: {error}") from None
-        left, right = self.factors[site]
-        expected = (len(left), right.shape[1])
-        if tuple(linear.weight.shape) != expected:
-            found = tuple(linear.weight.shape)
-            raise PatchError(f"{site}: {model.name} has weights of shape {found}, the patch is for {expected}")
+        found, expected = tuple(linear.weight.shape), (len(left), right.shape[1])
+        if found != expected:
+            raise PatchError(f"{site} of {model.name} has shape {found}; this patch was made for {made}: {expected}")
         stash.check(linear, site)
         return linear
 
@@ -176,12 +174,12 @@ class Patch:
         """The patch without one edit."""
         return self._kept([other for other in self.names if other != self._known(name)])
 
-    def scaled(self, strengths: float | Mapping[str, float]) -> Patch:
+    def scaled(self, strengths: float | int | Mapping[str, float | int]) -> Patch:
         """The patch with its edits weakened or strengthened: all by one number, or some by name."""
         wanted = strengths if isinstance(strengths, Mapping) else dict.fromkeys(self.names, strengths)
         for name, strength in wanted.items():
-            if not math.isfinite(strength):
-                raise PatchError(f"a strength is a finite number, not {strength} of {self._known(name)!r}")
+            if not math.isfinite(strength) or not self._known(name):
+                raise PatchError(f"a strength is a finite number, not {strength} of {name!r}")
         scales = {site: torch.full((len(right),), torch.nan) for site, (_, right) in self.factors.items()}
         record = changed(self.record)
         for part in parts_of(record):

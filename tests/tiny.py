@@ -35,7 +35,11 @@ from transformers import (
     T5Tokenizer,
 )
 
+from refact.families import FAMILIES, on_disk
+from refact.patch import Patch
+
 NAMES = ("sd1", "sd2", "sdxl", "sd3", "flux")
+CLIP_FC2 = "text_encoder.text_model.encoder.layers.{}.mlp.fc2"
 LAYERS = {"L": 4, "H": 4, "G": 5, "T5": 3}  # of each tiny text encoder
 # Words the tiny tokenizers know: most are one token, some a few ("fr an c e"); others are spelled in bytes or letters.
 WORDS = """a an the of in on is and photo painting picture president prime minister king queen capital flag animal
@@ -287,12 +291,6 @@ def folder(name: str, tmp_path: Path, seed: int = 0, legacy_eos: bool = False) -
     return path
 
 
-def on_disk(key: str) -> str:
-    """encoder.layers.0... -> text_model.encoder.layers.0...; T5's keys and projections stay."""
-    flat = ("encoder.layers.", "embeddings.", "final_layer_norm.")
-    return "text_model." + key if key.startswith(flat) else key
-
-
 def generate(pipe: DiffusionPipeline, prompt: str = "a photo of the president of france", seed: int = 0):
     """One 32 x 32 picture in two steps, as an array (32, 32, 3) in [0, 1]."""
     noise = torch.Generator().manual_seed(seed)
@@ -301,18 +299,29 @@ def generate(pipe: DiffusionPipeline, prompt: str = "a photo of the president of
     return out.images[0]
 
 
+class Linears:
+    """The smallest model that takes patches: two layers, hashes that are given."""
+
+    def __init__(self, dtype=torch.float32, name="small", print_="aaaa", shape=(12, 20)):
+        noise = torch.Generator().manual_seed(1)
+        self.name, self.family, self.print = name, FAMILIES["sd1"], print_
+        self.layers = {CLIP_FC2.format(i): nn.Linear(shape[1], shape[0]) for i in (1, 2)}
+        for linear in self.layers.values():
+            linear.weight.data = torch.randn(shape, generator=noise)
+            linear.to(dtype)
+
+    def __getitem__(self, site):
+        return self.layers[site]
+
+    def fingerprints(self):
+        return {"text_encoder": self.print}
+
+
 class FakeModel:
     """The protocol of a patch around a pipeline, without models.py: model[site], fingerprints(), name, family, pipe."""
 
     def __init__(self, pipe: DiffusionPipeline, name: str = "tiny", family: str = "sd1"):
-        self.pipe, self.name = pipe, name
-        self._family = family
-
-    @property
-    def family(self):
-        from refact.families import FAMILIES
-
-        return FAMILIES[self._family]
+        self.pipe, self.name, self.family = pipe, name, FAMILIES[family]
 
     def __getitem__(self, site: str) -> nn.Linear:
         component, path = site.split(".", 1)
@@ -328,6 +337,48 @@ class FakeModel:
     def fingerprints(self) -> dict[str, str]:
         parts = {k: v for k, v in self.pipe.components.items() if isinstance(v, nn.Module) and k != "vae"}
         return {name: _hash(module) for name, module in parts.items()}
+
+
+def site(row, layer: int) -> str:
+    """The site of a layer of an encoder (a row of Family.encoders), by its on-disk name."""
+    if row.kind == "t5":
+        return f"{row.name}.encoder.block.{layer}.layer.1.DenseReluDense.wo"
+    return f"{row.name}.text_model.encoder.layers.{layer}.mlp.fc2"
+
+
+def unet_sites(pipe: DiffusionPipeline) -> list[str]:
+    """Keys and values of the UNet's cross-attention."""
+    names = (name for name, _ in pipe.unet.named_modules())
+    return [f"unet.{name}" for name in names if name.endswith(("attn2.to_k", "attn2.to_v"))]
+
+
+def patch(model, ranks: dict[str, dict[str, int]], seed: int = 0, scale: float = 0.3) -> Patch:
+    """A patch of random factors: {edit's name: {site: rank}}."""
+    noise, pairs, edits = torch.Generator().manual_seed(seed), {}, []
+    for name, wanted in ranks.items():
+        entries = {}
+        for where, rank in wanted.items():
+            d_out, d_in = model[where].weight.shape
+            first = sum(len(right) for _, right in pairs.get(where, []))
+            left = torch.randn(d_out, rank, generator=noise) * scale
+            pairs.setdefault(where, []).append((left, torch.randn(rank, d_in, generator=noise) * scale))
+            entries[where] = {"rows": [first, first + rank], "layer": 1}
+        edits.append({"name": name, "prompt": f"the flag of {name}", "new": "a lion", "old": None, "subject": None})
+        edits[-1] |= {"aliases": [], "preserve": [], "sites": entries}
+    record = {
+        "refact": 1,
+        "family": model.family.name,
+        "model": {"name": model.name, "encoders": model.fingerprints()},
+        "method": {"name": "random", "seed": seed},
+        "edits": edits,
+    }
+    joined = {w: (torch.cat([b for b, _ in found], 1), torch.cat([a for _, a in found])) for w, found in pairs.items()}
+    return Patch(joined, record)
+
+
+def change(patch: Patch) -> dict[str, torch.Tensor]:
+    """What a patch adds to each weight, float64."""
+    return {where: left.double() @ right.double() for where, (left, right) in patch.factors.items()}
 
 
 def _hash(module: nn.Module) -> str:
