@@ -110,10 +110,11 @@ ARTICLE = re.compile(r"\b(an?) (?=(\S+))")
 
 def captions(n: int, seed: int = 0) -> list[str]:
     """n English captions of 2 to 25 words, most 5 to 15; the first n of a seed are always the same."""
-    return list(islice(_captions(seed), n))
+    return list(islice(endless(seed), n))
 
 
-def _captions(seed: int) -> Iterator[str]:
+def endless(seed: int = 0) -> Iterator[str]:
+    """The same captions, one after another."""
     draw = random.Random(seed).random  # the one method whose sequence Python promises to keep
     words, sentences = _words(), _sentences()
     while True:

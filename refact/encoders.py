@@ -33,7 +33,7 @@ class Tokens:
     truncated: Bool[Tensor, " n"]
 
 
-def text_tower(module: nn.Module) -> nn.Module:
+def text_tower(module: Any) -> Any:
     """The part with embeddings, encoder and final_layer_norm, on every layout that transformers has had."""
     while (inner := getattr(module, "text_model", module)) is not module:
         module = inner
@@ -49,7 +49,7 @@ class TextEncoder:
 
     def __init__(self, name: str, module: nn.Module, tokenizer: Any, row: EncoderRow, length: int | None = None):
         self.name, self.module, self.tokenizer, self.row, self.kind = name, module.eval(), tokenizer, row, row.kind
-        self.tower: nn.Module = text_tower(module) if self.kind == "clip" else module.encoder  # type: ignore[assignment]
+        self.tower: Any = text_tower(module) if self.kind == "clip" else module.encoder
         most = self.tower.embeddings.position_embedding.num_embeddings if self.kind == "clip" else 512
         self.length: int = length or min(tokenizer.model_max_length, most)
         self._fingerprint = Fingerprint()
@@ -80,7 +80,7 @@ class TextEncoder:
 
     def linear(self, layer: int) -> nn.Linear:
         """The second matrix of a layer's MLP (fc2, T5: wo), from inside a PEFT wrapper if there is one."""
-        block = self.layers[layer]
+        block: Any = self.layers[layer]
         found = block.mlp.fc2 if self.kind == "clip" else block.layer[-1].DenseReluDense.wo
         return getattr(found, "base_layer", found)
 

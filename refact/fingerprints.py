@@ -27,7 +27,7 @@ class Fingerprint:
         if self._digests.get(name, (None, ""))[0] != state:
             data = weight.detach().to("cpu", torch.float16).contiguous().numpy()
             digest = hashlib.sha256(repr(data.shape).encode())
-            digest.update(data)
+            digest.update(data.tobytes())
             self._digests[name] = (state, digest.hexdigest())
         return self._digests[name][1]
 

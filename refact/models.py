@@ -20,14 +20,8 @@ from .encoders import TextEncoder
 from .errors import ModelError
 from .families import Family, detect
 from .fingerprints import Fingerprint, plain_weights
+from .progress import Progress, plainly
 from .sources import Source
-
-Progress = Callable[[Iterable, str, int | None], Iterable]
-
-
-def plainly(items: Iterable, label: str, total: int | None) -> Iterable:
-    """No progress shown."""
-    return items
 
 
 @dataclass(frozen=True)
@@ -88,7 +82,7 @@ class Model:
         with sources.quiet(), _silent_diffusers():
             pipe = DiffusionPipeline.from_pretrained(
                 self.source.origin,
-                torch_dtype=self.dtype,
+                dtype=self.dtype,
                 use_safetensors=True,
                 **{key: value for key, value in options.items() if value},
                 **parts,
@@ -153,7 +147,7 @@ class Model:
     # -- pictures as targets ------------------------------------------------------------------------------------------
 
     @cached_property
-    def companion(self) -> nn.Module | None:
+    def companion(self) -> Any:
         """The CLIPModel in whose space pictures are compared; None where none was given and none is bundled."""
         given = self._companion or self.defaults.get("companion")
         if given is None or isinstance(given, nn.Module):
@@ -194,7 +188,7 @@ class Model:
         if folder is not None and (folder / "preprocessor_config.json").is_file():
             processor = kind.from_pretrained(folder)
         else:
-            side = clip.config.vision_config.image_size  # type: ignore[union-attr]
+            side = clip.config.vision_config.image_size
             processor = kind(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
         return processor(images=pictures, return_tensors="pt").pixel_values
 

@@ -145,9 +145,9 @@ def length_of(family: Family, row: EncoderRow) -> int | None:
 
 def _classes(source: Source, row: EncoderRow) -> tuple[Any, Any]:
     if row.kind == "t5":
-        from transformers.models.t5 import T5EncoderModel, T5TokenizerFast
+        from transformers.models.t5 import T5EncoderModel, T5Tokenizer
 
-        return T5EncoderModel, T5TokenizerFast
+        return T5EncoderModel, T5Tokenizer
     from transformers.models.clip import CLIPModel, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
     index = source.json("model_index.json")
@@ -194,5 +194,5 @@ def read_checkpoint(path: Path, config: str | Path | None, dtype: torch.dtype) -
     kind = json.loads((Path(config) / "model_index.json").read_text())["_class_name"]
     with quiet():
         return getattr(diffusers, kind).from_single_file(
-            str(path), config=str(config), local_files_only=True, torch_dtype=dtype
+            str(path), config=str(config), local_files_only=True, dtype=dtype
         )
