@@ -27,18 +27,13 @@ from .cases import Case, Probe, read_cases
 from .errors import DataError, RefactError
 from .judge import Judge, check_independent, load_judge
 from .parallel import spread
+from .progress import Progress, plainly
 
 FORM = 1  # of the files; a run of another form is refused
 CLEAN, BASELINE, ORACLE = "clean", "baseline", "oracle"
 LOSSLESS = 128  # pictures up to this many pixels a side are kept without loss
 
-Progress = Callable[[Iterable, str, int | None], Iterable]
 Method = Callable[[Any, Sequence], Any]
-
-
-def quiet(items: Iterable, what: str, total: int | None) -> Iterable:
-    """The progress that says nothing."""
-    return items
 
 
 @dataclass(frozen=True)
@@ -87,7 +82,7 @@ def run(
     batch_size: int = 16,
     ray: str | None = None,
     workers: int | None = None,
-    progress: Progress = quiet,
+    progress: Progress = plainly,
 ) -> Path:
     """The folder `out`, holding the scores of every method on every case; what is there already is not done again.
 

@@ -31,7 +31,7 @@ class Judge:
     @property
     def scale(self) -> float:
         """CLIP's own logit scale: what turns cosines into logits."""
-        return float(self.clip.logit_scale.exp())
+        return float(self.clip.logit_scale.detach().exp())
 
     def of_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Unit features (n, d), float64."""

@@ -22,13 +22,11 @@ from .benchmark import (
     Bench,
     Outcome,
     Plan,
-    Progress,
     begin,
     folder_name,
     keep,
     log_of,
     opened,
-    quiet,
     read_case,
     run,
     settings_of,
@@ -40,6 +38,7 @@ from .edits import Edit
 from .errors import EditError, RefactError
 from .judge import Judge
 from .methods import ReFACT, method
+from .progress import Progress, plainly
 
 THRESHOLDS = (0.5, 0.7, 0.9, 0.95, 0.99, 0.999)  # around the paper's 0.99 (Figure 15)
 TARGET_SEED = 1_000_000  # of pictures that stand for a target: far from any seed that a test uses
@@ -150,7 +149,7 @@ def sequence(
     judge: Judge | str | Path | None = None,
     keep_images: int = 0,
     limit: int | None = None,
-    progress: Progress = quiet,
+    progress: Progress = plainly,
     **drawing: Any,
 ) -> Path:
     """All edits one after another on the same model, in several orders; scored every `every` edits (Figures 7, 23).
@@ -221,7 +220,7 @@ def quality(
     reference: str | Path | None = None,
     seed: int = 0,
     batch: int = 64,
-    progress: Progress = quiet,
+    progress: Progress = plainly,
     **drawing: Any,
 ) -> dict[str, dict[str, float]]:
     """CLIP score, FID, KID and CMMD on captions, unedited ("before") and under each set of patches.
