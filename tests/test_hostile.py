@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from refact.errors import PatchError
 from refact.patch import Patch, from_lora
-from refact.record import describe, read_header, read_record
+from refact.record import HEADER_LIMIT, describe, read_header, read_record
 
 FC2 = tiny.CLIP_FC2
 ONE, TWO = FC2.format(1), FC2.format(2)
@@ -78,6 +78,14 @@ def test_bad_files_are_refused(tmp_path, case, read):
     with pytest.raises(PatchError, match=message) as error:
         read(path)
     assert len(str(error.value)) < 600
+
+
+def test_a_folder_and_a_header_without_end_are_refused(tmp_path):
+    with pytest.raises(PatchError, match="cannot be read: Is a directory"):
+        Patch.load(tmp_path)
+    (tmp_path / "p.safetensors").write_bytes(pack(b"{}" + b" " * HEADER_LIMIT))  # valid, but for its size
+    with pytest.raises(PatchError, match="announces"):
+        read_record(tmp_path / "p.safetensors")
 
 
 def rewritten(tmp_path, patch, change_tensors=None, change_record=None, hashed=False):

@@ -183,7 +183,7 @@ def test_baking_with_loras_loaded_is_refused(tmp_path):
 
 
 # -- names that others accept -----------------------------------------------------------------------------------------
-# From a study of file formats made for this project (November 2026): the names that each tool's own key map lists, found
+# From a study of file formats made for this project (2026-11): names that each tool's own key map lists, found
 # by running its code (ComfyUI 0.3.64, Forge 2025-06, A1111's networks.py, sd-scripts) on toy models, not checkpoints.
 
 FC2 = r"text_model_encoder_layers_\d+_mlp_fc2"
