@@ -104,7 +104,9 @@ def run(
     units = list(pending(out, cases, plan))
     make = functools.partial(Bench, plan, ready, judging)
     if ray is not None:
-        make = functools.partial(elsewhere, plan, place(ready.name), place(judging.name) if judging else None)
+        if not isinstance(model, (str, Path)):
+            raise RefactError("workers of a cluster load the model themselves: give its name or folder, not the model")
+        make = functools.partial(elsewhere, plan, place(model), place(judging.name) if judging else None)
     for outcome in progress(spread(make, units, ray, workers), "benchmark", len(units)):
         keep(out, outcome)
     return out
@@ -145,9 +147,9 @@ def elsewhere(plan: Plan, model: str, judge: str | None) -> Bench:
     return Bench(plan, *opened(model, judge))
 
 
-def place(name: str) -> str:
+def place(name: str | Path) -> str:
     """A path that holds wherever the worker stands; other names as they are."""
-    return str(Path(name).resolve()) if Path(name).exists() else name
+    return str(Path(name).resolve()) if Path(name).exists() else str(name)
 
 
 # -- one unit ----------------------------------------------------------------------------------------------------------
