@@ -49,8 +49,9 @@ class TextEncoder:
 
     def __init__(self, name: str, module: nn.Module, tokenizer: Any, row: EncoderRow, length: int | None = None):
         self.name, self.module, self.tokenizer, self.row, self.kind = name, module.eval(), tokenizer, row, row.kind
-        self.tower: Any = text_tower(module) if self.kind == "clip" else module.encoder
-        most = self.tower.embeddings.position_embedding.num_embeddings if self.kind == "clip" else 512
+        tower: Any = text_tower(module) if self.kind == "clip" else module.encoder
+        self.tower = tower
+        most = tower.embeddings.position_embedding.num_embeddings if self.kind == "clip" else 512
         self.length: int = length or min(tokenizer.model_max_length, most)
         self._fingerprint = Fingerprint()
 
