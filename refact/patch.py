@@ -63,7 +63,7 @@ class Handle:
         self.linears = {}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tensors have no plain equality; compare digests
 class Patch:
     """Changes of a model's weights, weight += left @ right at each site, and what they mean.
 
