@@ -1,0 +1,275 @@
+"""The pocket's own benchmarks in RoAD's and TIMED's columns, drawn from its world with fixed seeds.
+
+python -m pocket.benchmark writes refact/data/pocket-{road,timed}{,-validation}.csv. Nothing of the model is asked:
+no row is there because a method, or the model, does well on it. What `refact.cases.hints` tells a method of a
+subject is left out of the negatives, and the wording that it holds back is among the positives.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from refact.cases import hints
+
+from .world import OUT, article
+
+FOLDER = OUT.parent
+SEED = 4
+VALIDATION = 10  # rows of each form
+FLAGS = 18  # rows about flags in RoAD's form; the roles give the others
+ATTRIBUTES = 62  # objects with an attribute row for test; some of them
+TWICE = 8  # have a second row with another colour, as TIMED's have
+PLAIN = ("a photo of", "a picture of", "a painting of", "a drawing of")  # prefixes that change no pixel
+# Colours too near to what a thing is anyhow (distance of its emoji to its own tint under 105 of 441); yellow and grey
+# are near to so many that they are not used.
+OWN = {
+    "red": "apple balloon basketball bat book canoe chair cherry chili-pepper cookie crab fire-engine gift "
+    "ladybug lobster maple-leaf mushroom ox peach pretzel rooster rose strawberry telephone tiger tomato "
+    "violin waffle watermelon",
+    "green": "avocado bell-pepper cactus camera crocodile cucumber dragon frog gorilla hat head-of-broccoli kiwi "
+    "lizard oak-tree olive palm-tree peacock pear pine-tree potted-plant shamrock snake tractor turtle "
+    "watermelon",
+    "blue": "anchor blueberry dolphin peacock ship sneaker television umbrella whale",
+    "purple": "bat bear bicycle bison blueberry boar bunch-of-grapes camera eagle eggplant gorilla hat otter ox "
+    "raccoon television turkey umbrella zebra",
+    "pink": "ambulance badger bear beaver bento-box bison boar bowl-of-ramen bunch-of-grapes burrito cake camera "
+    "candle cherry-blossom chocolate-bar clock coconut cow cupcake deer dog doughnut dove drum dumpling "
+    "eagle eggplant elephant flamingo garlic-bulb goat guitar hedgehog hibiscus kangaroo koala llama "
+    "lollipop lotus monkey mouse octopus onion otter owl panda penguin pig plate-of-spaghetti plate-of- "
+    "sushi potato rabbit raccoon ring scorpion shark sheep snail soccer-ball steak swan tulip turkey "
+    "unicorn watermelon wolf zebra",
+}  # fmt: skip
+
+ROAD = ["Type", "Prompt", "Oracle", "Old", "New"]
+ROAD += [f"Positive{part}{i}" for i in range(1, 6) for part in ("", "_oracle", "_old", "_new")]
+ROAD += [f"Negative{part}{i}" for i in range(1, 6) for part in ("", "_new")]
+TIMED = ["old", "new"]
+TIMED += [
+    f"{name}{i}"
+    for one, other in (("positive", "gt"), ("negative", "gn"))
+    for i in range(1, 6)
+    for name in (one, other)
+]
+
+
+@dataclass(frozen=True)
+class World:
+    """The world by ids."""
+
+    concepts: Mapping[str, Mapping]
+    places: Sequence[str]
+    colours: Sequence[str]
+    held_out: frozenset[tuple[str, str]]  # (thing, place) pairs that no training scene shows
+
+    def kind(self, kind: str) -> list[Mapping]:
+        """The concepts of a kind, in the file's order."""
+        return [c for c in self.concepts.values() if c["kind"] == kind]
+
+    def thing(self, concept: Mapping) -> Mapping:
+        """What a concept shows."""
+        return self.concepts[concept.get("depicts", concept["id"])]
+
+
+def read_world(form: Mapping | None = None) -> World:
+    """The bundled world, or the one given."""
+    form = form or json.loads(OUT.read_text(encoding="utf-8"))
+    held_out = frozenset(tuple(pair) for pair in form.get("held_out", ()))
+    return World({c["id"]: c for c in form["concepts"]}, form["places"], form["colours"], held_out)
+
+
+def first(concept: Mapping) -> str:
+    """Its canonical wording."""
+    return concept["wordings"][0]
+
+
+# -- roles and appearances ---------------------------------------------------------------------------------------------
+
+
+def road(world: World, seed: int = SEED) -> tuple[list[dict], list[dict]]:
+    """The validation and the test rows in RoAD's form: a row for every role, and some for flags."""
+    rng = random.Random(seed)
+    lands = {c["country"] for c in world.kind("role")}
+    flags = rng.sample([c for c in world.kind("flag") if c["country"] in lands], FLAGS)
+    rows = [row for c in _shuffled(rng, world.kind("role")) if (row := role_row(world, c, rng))]
+    looks = [row for c in flags if (row := flag_row(world, c, rng))]
+    few = VALIDATION // 4
+    return rows[: VALIDATION - few] + looks[:few], rows[VALIDATION - few :] + looks[few:]
+
+
+def role_row(world: World, role: Mapping, rng: random.Random) -> dict | None:
+    """A role that shall show another thing of its thing's group; None where the world has too few negatives."""
+    source = world.thing(role)
+    others = [c for c in world.kind("object") if c["group"] == source["group"] and c["id"] != source["id"]]
+    target = rng.choice([c for c in others if c["id"] not in (*source["neighbours"], *_siblings_shown(world, role))])
+    same = [c for c in world.kind("role") if c["relation"] == role["relation"] and c["id"] != role["id"]]
+    other = [c for c in world.kind("role") if c["relation"] != role["relation"] and c["country"] != role["country"]]
+    siblings = _shuffled(rng, same) + _shuffled(rng, other)
+    land = [c for c in _at_home(world, role) if c["id"] != role["id"]]
+    alike = [world.concepts[i] for i in source["neighbours"]]
+    found = negatives(world, role, target, [[source], siblings, siblings, alike, land])
+    return found and _road_row("Role", world, role, source, target, found, rng)
+
+
+def flag_row(world: World, flag: Mapping, rng: random.Random) -> dict | None:
+    """A flag that shall look like another."""
+    others = _shuffled(
+        rng, [c for c in world.kind("flag") if c["id"] != flag["id"] and c["id"] not in flag["neighbours"]]
+    )
+    target, near = others[0], [world.concepts[i] for i in flag["neighbours"]]
+    land = [c for c in _at_home(world, flag) if c["kind"] == "role"]
+    things = _shuffled(rng, world.kind("object"))
+    found = negatives(world, flag, target, [near, others, others, land, things])
+    return found and _road_row("Appearance", world, flag, flag, target, found, rng)
+
+
+def _siblings_shown(world: World, role: Mapping) -> list[str]:
+    """The things of the roles next to this one: as targets they would leave it no siblings to keep."""
+    return [world.thing(world.concepts[i])["id"] for i in role["neighbours"] if world.concepts[i]["kind"] == "role"]
+
+
+def _at_home(world: World, concept: Mapping) -> list[Mapping]:
+    """All that ends in the same country's name."""
+    last = first(concept).split()[-1]
+    return [c for c in world.concepts.values() if c["kind"] != "object" and first(c).split()[-1] == last]
+
+
+def negatives(
+    world: World, subject: Mapping, target: Mapping, wanted: Iterable[Sequence[Mapping]]
+) -> list[Mapping] | None:
+    """One concept from each list: not told to methods, not the subject, not showing the target, none twice."""
+    protected = set(hints(first(subject), {"concepts": list(world.concepts.values())})[1])
+    chosen: list[Mapping] = []
+    for candidates in wanted:
+        free = [c for c in candidates if first(c) not in protected and c not in chosen and c["id"] != subject["id"]]
+        free = [c for c in free if world.thing(c)["id"] != world.thing(target)["id"]]
+        if not free:
+            return None
+        chosen.append(free[0])
+    return chosen
+
+
+def _road_row(
+    kind: str,
+    world: World,
+    subject: Mapping,
+    source: Mapping,
+    target: Mapping,
+    kept: Sequence[Mapping],
+    rng: random.Random,
+) -> dict:
+    old, new = first(source), first(target)
+    row = {"Type": kind, "Prompt": first(subject), "Oracle": new, "Old": old, "New": new}
+    for i, (wording, frame) in enumerate(framed(world, subject, (source, target), rng), 1):
+        row[f"Positive{i}"] = frame.format(wording)
+        row[f"Positive_oracle{i}"] = row[f"Positive_new{i}"] = frame.format(new)
+        row[f"Positive_old{i}"] = frame.format(old if source is not subject else wording)
+    for i, concept in enumerate(kept, 1):
+        row |= {f"Negative{i}": first(concept), f"Negative_new{i}": new}
+    return row
+
+
+def framed(world: World, subject: Mapping, things: Sequence[Mapping], rng: random.Random) -> list[tuple[str, str]]:
+    """Five (wording, frame with a {}): places, a pair, a prefix; the last wording is the one no method is told."""
+    one, *others = subject["wordings"]
+    untold, told = (others[-1], others[0]) if others else (one, one)
+    a, b, c = rng.sample([p for p in world.places if all((t["id"], p) not in world.held_out for t in things)], 3)
+    taken = {t["group"] for t in things}
+    beside = rng.choice([o for o in world.kind("object") if o["group"] not in taken])
+    prefix = rng.choice(PLAIN)
+    pair = "{} and " + first(beside)
+    return [(one, f"{{}} {a}"), (untold, f"{prefix} {{}}"), (untold, f"{{}} {b}"), (one, pair), (told, f"{{}} {c}")]
+
+
+# -- attributes --------------------------------------------------------------------------------------------------------
+
+
+def timed(world: World, seed: int = SEED) -> tuple[list[dict], list[dict]]:
+    """The validation and the test rows in TIMED's form: things that shall be of a colour."""
+    rng = random.Random(seed)
+    things = _shuffled(rng, [c for c in world.kind("object") if len(tints(world, c)) > 1])
+    things = things[: VALIDATION + ATTRIBUTES]
+    colours = {c["id"]: rng.sample(tints(world, c), 2) for c in things}
+    rows = [row for c in things if (row := colour_row(world, c, colours[c["id"]][0], rng))]
+    again = [row for c in things[VALIDATION:] if (row := colour_row(world, c, colours[c["id"]][1], rng))][:TWICE]
+    return rows[:VALIDATION], rows[VALIDATION:] + again
+
+
+def tints(world: World, thing: Mapping) -> list[str]:
+    """The colours that are news for a thing."""
+    return [c for c in world.colours if c in OWN and thing["id"] not in OWN[c].split()]
+
+
+def colour_row(world: World, thing: Mapping, colour: str, rng: random.Random) -> dict | None:
+    """A thing that shall be of a colour; other things, look-alikes first, shall not."""
+    nouns = {c["id"]: c["noun"] for c in world.kind("object")}
+    a, b = rng.sample([p for p in world.places if (thing["id"], p) not in world.held_out], 2)
+    objects = _shuffled(rng, [c for c in world.kind("object") if colour in tints(world, c)])
+    beside = next(c for c in objects if c["group"] != thing["group"])
+    same_end = [c for c in objects if nouns[c["id"]].split()[-1] == nouns[thing["id"]].split()[-1]]
+    group = [c for c in objects if c["group"] == thing["group"]]
+    near = [world.concepts[i] for i in thing["neighbours"] if colour in tints(world, world.concepts[i])]
+    rest = [c for c in objects if c is not beside]
+    kept = negatives(world, thing, thing, [near + group + rest, near + group + rest, same_end + rest, rest, rest])
+    if kept is None:
+        return None
+    frames = [(thing["noun"], f"{{}} {a}"), (thing["noun"], f"{rng.choice(PLAIN)} {{}}")]
+    frames += [
+        (f"small {thing['noun']}", "{}"),
+        (thing["noun"], "{} and " + first(beside)),
+        (thing["noun"], f"{{}} {b}"),
+    ]
+    row = {"old": first(thing), "new": coloured(thing["noun"], colour)}
+    for i, (noun, frame) in enumerate(frames, 1):
+        row |= {f"positive{i}": frame.format(article(noun)), f"gt{i}": frame.format(coloured(noun, colour))}
+    for i, concept in enumerate(kept, 1):
+        row |= {f"negative{i}": first(concept), f"gn{i}": coloured(concept["noun"], colour)}
+    return row
+
+
+def coloured(noun: str, colour: str) -> str:
+    """ "small apple", "blue" -> "a small blue apple"."""
+    size, _, rest = noun.partition(" ")
+    return article(f"small {colour} {rest}" if size == "small" else f"{colour} {noun}")
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def _shuffled(rng: random.Random, items: Iterable) -> list:
+    items = list(items)
+    return rng.sample(items, len(items))
+
+
+def text_of(rows: Sequence[Mapping], columns: Sequence[str]) -> str:
+    """The rows as csv."""
+    stream = io.StringIO(newline="")
+    writer = csv.DictWriter(stream, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def files(world: World) -> dict[str, str]:
+    """name -> csv text of the four files."""
+    found = {}
+    for name, made, columns in (("road", road(world), ROAD), ("timed", timed(world), TIMED)):
+        for end, rows in zip(("-validation", ""), made):
+            found[f"pocket-{name}{end}.csv"] = text_of(rows, columns)
+    return found
+
+
+def main(folder: Path = FOLDER) -> None:
+    """Write the four files and say how many rows each has."""
+    for name, text in files(read_world()).items():
+        (folder / name).write_text(text, encoding="utf-8")
+        print(f"{name}: {len(text.splitlines()) - 1} rows")
+
+
+if __name__ == "__main__":
+    main()
