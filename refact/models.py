@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -74,20 +74,9 @@ class Model:
     def _open(self) -> Any:
         if self.source is None or (self.family.name == "clip" and not self.source.json("model_index.json")):
             raise ModelError(f"{self.name} is a text encoder alone: there is no generator to load")
-        from diffusers import DiffusionPipeline
-
         parts = {encoder.name: encoder.module for encoder in self.encoders.values()}
         parts |= {sources.tokenizer_of(encoder.name): encoder.tokenizer for encoder in self.encoders.values()}
-        options = {"variant": self.source.variant, "revision": self.source.revision}
-        with sources.quiet(), _silent_diffusers():
-            pipe = DiffusionPipeline.from_pretrained(
-                self.source.origin,
-                dtype=self.dtype,
-                use_safetensors=True,
-                **{key: value for key, value in options.items() if value},
-                **parts,
-            )
-        return pipe.to(self.device)
+        return self.source.pipeline(self.dtype, parts).to(self.device)
 
     def __getitem__(self, site: str) -> nn.Linear:
         """The linear at a site, by its on-disk name; from inside a PEFT wrapper. ModelError names what is near."""
@@ -216,7 +205,7 @@ class Model:
         """The encoder of a row; where it was not loaded for editing, from the pipeline."""
         if row.name in self.encoders:
             return self.encoders[row.name]
-        return _of_component(self.pipe, self.family, row)
+        return sources.of_component(self.pipe, self.family, row)
 
     def _t5_states(self, prompts: list[str]) -> Tensor:
         t5 = [row for row in self.family.encoders if row.kind == "t5"]
@@ -248,21 +237,19 @@ class Model:
         groups = [jobs[at : at + batch_size] for at in range(0, len(jobs), batch_size)]
         pictures = []
         for group in progress(groups, "pictures", len(groups)):
+            noise = [torch.Generator().manual_seed(seed) for _, seed in group]
+            conditions = self._conditions([prompt for prompt, _ in group], clip_skip)
             with _without_bar(self.pipe):
-                images = self.pipe(**self._conditions([p for p, _ in group], clip_skip), **options(group)).images
+                images = self.pipe(**conditions, **options, generator=noise).images
             pictures += [Picture(prompt, seed, image) for (prompt, seed), image in zip(group, images, strict=True)]
         return pictures
 
-    def _options(self, steps: int | None, guidance: float | None, size: int | None) -> Callable[[list], dict]:
+    def _options(self, steps: int | None, guidance: float | None, size: int | None) -> dict:
+        """The pipeline's arguments: what was asked for, else the model's own; the rest is left to diffusers."""
         steps = self.defaults.get("default_steps") if steps is None else steps
         guidance = self.defaults.get("default_guidance") if guidance is None else guidance
-        fixed = {"num_inference_steps": steps, "guidance_scale": guidance, "height": size, "width": size}
-        fixed = {key: value for key, value in fixed.items() if value is not None}
-
-        def options(group: list[tuple[str, int]]) -> dict:
-            return fixed | {"generator": [torch.Generator().manual_seed(seed) for _, seed in group]}
-
-        return options
+        options = {"num_inference_steps": steps, "guidance_scale": guidance, "height": size, "width": size}
+        return {key: value for key, value in options.items() if value is not None}
 
     def _conditions(self, prompts: list[str], clip_skip: int | None) -> dict[str, Tensor]:
         distinct = list(dict.fromkeys(prompts))
@@ -297,20 +284,6 @@ def _without_bar(pipe: Any) -> Iterator[None]:
         pipe.set_progress_bar_config(**before)
 
 
-@contextmanager
-def _silent_diffusers() -> Iterator[None]:
-    from diffusers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        logging.enable_progress_bar()
-
-
 # -- opening ----------------------------------------------------------------------------------------------------------
 
 
@@ -334,19 +307,11 @@ def load(
     precision, names = _dtype(dtype), tuple(encoders or ())
     if not isinstance(name, (str, Path)):
         return _live(name, _label(name), names, companion, device, precision)
-    path = Path(name).expanduser()
-    if path.is_file():
-        pipe = sources.read_checkpoint(path, config, precision or torch.float32)
-        return _live(pipe, path.stem, names, companion, device, None)
-    source = sources.find(str(name), variant, revision, names)
-    family = source.family
-    opened = {
-        row.name: sources.read_encoder(source, family, row, precision or torch.float32)
-        for row in sources.chosen(family, names)
-    }
+    source = sources.find(str(name), variant, revision, names, config)
+    opened = sources.read_encoders(source, sources.chosen(source.family, names), precision or torch.float32)
     for encoder in opened.values():
         encoder.module.to(device or "cpu")
-    return Model(source.name, family, opened, source, companion=companion)
+    return Model(source.name, source.family, opened, source, companion=companion)
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
@@ -369,7 +334,7 @@ def _live(pipe: Any, name: str, encoders: tuple, companion: Any, device: Any, dt
     }
     encoder = parts.get("text_encoder")
     family = detect(index | {"_class_name": type(pipe).__name__}, encoder.config.to_dict() if encoder else None)
-    opened = {row.name: _of_component(pipe, family, row) for row in sources.chosen(family, encoders)}
+    opened = {row.name: sources.of_component(pipe, family, row) for row in sources.chosen(family, encoders)}
     return Model(name, family, opened, pipe=pipe, companion=companion)
 
 
@@ -377,8 +342,3 @@ def _label(pipe: Any) -> str:
     """What a live pipeline was loaded from, without the path; else its class."""
     origin = str(getattr(getattr(pipe, "config", None), "_name_or_path", "") or "")
     return (Path(origin).name if Path(origin).exists() else origin) or type(pipe).__name__
-
-
-def _of_component(pipe: Any, family: Family, row: Any) -> TextEncoder:
-    tokenizer = pipe.components[sources.tokenizer_of(row.name)]
-    return TextEncoder(row.name, pipe.components[row.name], tokenizer, row, sources.length_of(family, row))

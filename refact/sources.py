@@ -30,9 +30,10 @@ class Source:
 
     name: str
     folder: Path
-    origin: str  # what diffusers loads the rest from
+    origin: str  # what diffusers loads the rest from: the folder, or the hub's name
     variant: str | None = None
     revision: str | None = None
+    checkpoint: Path | None = None  # a file with all weights; then the folder only has the configs
 
     def json(self, path: str) -> dict:
         """A JSON file of the folder; {} where there is none."""
@@ -53,11 +54,33 @@ class Source:
             raise ModelError(f"{self.folder} holds no model: there is no model_index.json and no config.json in it")
         return detect(index, encoder)
 
+    def pipeline(self, dtype: torch.dtype, parts: dict[str, Any]) -> Any:
+        """The diffusers pipeline, around the parts that are given (None leaves one out)."""
+        import diffusers
 
-def find(name: str, variant: str | None = None, revision: str | None = None, encoders: Sequence[str] = ()) -> Source:
+        with quiet(), _quiet_diffusers():
+            if self.checkpoint:
+                kind = getattr(diffusers, self.json("model_index.json")["_class_name"])
+                folder = str(self.folder)
+                return kind.from_single_file(
+                    str(self.checkpoint), config=folder, local_files_only=True, dtype=dtype, **parts
+                )
+            options = {"variant": self.variant, "revision": self.revision, "use_safetensors": True}
+            given = {key: value for key, value in options.items() if value}
+            return diffusers.DiffusionPipeline.from_pretrained(self.origin, dtype=dtype, **given, **parts)
+
+
+def find(
+    name: str,
+    variant: str | None = None,
+    revision: str | None = None,
+    encoders: Sequence[str] = (),
+    config: str | Path | None = None,
+) -> Source:
     """The folder behind "pocket", a path, or the name of a hub repository, of which only the needed files are fetched.
 
-    encoders: which text encoders are wanted; (): every CLIP encoder.
+    encoders: which text encoders are wanted; (): every CLIP encoder. config: for a checkpoint file, a folder in
+    diffusers' layout of the same kind of model.
     """
     if name == "pocket":
         from . import pocket
@@ -67,11 +90,22 @@ def find(name: str, variant: str | None = None, revision: str | None = None, enc
     path = Path(name).expanduser()
     if path.is_dir():
         return Source(path.resolve().name, path, str(path), variant)
-    if path.exists():
-        raise ModelError(f"{name} is a file; a model is a folder, a hub name, or a .safetensors checkpoint")
+    if path.is_file():
+        return _checkpoint(path, config)
     if HUB_NAME.fullmatch(name) is None:
         raise ModelError(f"{name!r}: no such folder, and not the name of a hub repository (owner/name)")
     return Source(name, _fetch(name, variant, revision, encoders), name, variant, revision)
+
+
+def _checkpoint(path: Path, config: str | Path | None) -> Source:
+    if path.suffix != ".safetensors":
+        raise ModelError(f"{path.name}: checkpoints are read from .safetensors only (a pickle can run code)")
+    if config is None or not (Path(config) / "model_index.json").is_file():
+        raise ModelError(
+            f"{path.name} has weights alone: give config=FOLDER (--config), a folder in diffusers' layout "
+            "(model_index.json, configs, tokenizers) of the same kind of model"
+        )
+    return Source(path.stem, Path(config), str(config), checkpoint=path)
 
 
 def _fetch(name: str, variant: str | None, revision: str | None, encoders: Sequence[str]) -> Path:
@@ -120,8 +154,27 @@ def chosen(family: Family, encoders: Sequence[str]) -> list[EncoderRow]:
     return [rows[name] for name in encoders] or [row for row in rows.values() if row.kind == "clip"]
 
 
-def read_encoder(source: Source, family: Family, row: EncoderRow, dtype: torch.dtype) -> TextEncoder:
-    """One text encoder and its tokenizer."""
+def read_encoders(source: Source, rows: Sequence[EncoderRow], dtype: torch.dtype) -> dict[str, TextEncoder]:
+    """The text encoders of these rows and their tokenizers."""
+    family = source.family
+    if source.checkpoint is None:
+        return {row.name: _read_encoder(source, family, row, dtype) for row in rows}
+    wanted = {part for row in rows for part in (row.name, tokenizer_of(row.name))}
+    rest = [key for key, value in source.json("model_index.json").items() if isinstance(value, list)]
+    try:
+        pipe = source.pipeline(dtype, {key: None for key in rest if key not in wanted})
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{source.checkpoint} cannot be read with the configs of {source.folder}: {error}") from None
+    return {row.name: of_component(pipe, family, row) for row in rows}
+
+
+def of_component(pipe: Any, family: Family, row: EncoderRow) -> TextEncoder:
+    """A text encoder of a live pipeline."""
+    parts = pipe.components
+    return TextEncoder(row.name, parts[row.name], parts[tokenizer_of(row.name)], row, length_of(family, row))
+
+
+def _read_encoder(source: Source, family: Family, row: EncoderRow, dtype: torch.dtype) -> TextEncoder:
     bare = not source.json("model_index.json")
     folder = source.folder if bare else source.folder / row.name
     words = source.folder if bare else source.folder / tokenizer_of(row.name)
@@ -180,19 +233,16 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def read_checkpoint(path: Path, config: str | Path | None, dtype: torch.dtype) -> Any:
-    """The diffusers pipeline of a single .safetensors file. config: a folder in diffusers' layout of the same kind."""
-    if path.suffix != ".safetensors":
-        raise ModelError(f"{path.name}: checkpoints are read from .safetensors only (a pickle can run code)")
-    if config is None or not (Path(config) / "model_index.json").is_file():
-        raise ModelError(
-            f"{path.name} has weights alone: give config=FOLDER (--config), a folder in diffusers' layout of the same "
-            "kind of model; its weights are not read"
-        )
-    import diffusers
+@contextmanager
+def _quiet_diffusers() -> Iterator[None]:
+    from diffusers.utils import logging
 
-    kind = json.loads((Path(config) / "model_index.json").read_text())["_class_name"]
-    with quiet():
-        return getattr(diffusers, kind).from_single_file(
-            str(path), config=str(config), local_files_only=True, dtype=dtype
-        )
+    level, bar = logging.get_verbosity(), getattr(logging, "_tqdm_active", True)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()
