@@ -26,24 +26,25 @@ FLAGS = 18  # rows about flags in RoAD's form; the roles give the others
 ATTRIBUTES = 62  # objects with an attribute row for test; some of them
 TWICE = 8  # have a second row with another colour, as TIMED's have
 PLAIN = ("a photo of", "a picture of", "a painting of", "a drawing of")  # prefixes that change no pixel
-# Colours too near to what a thing is anyhow (distance of its emoji to its own tint under 105 of 441); yellow and grey
-# are near to so many that they are not used.
+# Colours too near to what a thing is anyhow: its emoji is under 105 of 441 from its own tint, or over 30 % of it has
+# the tint's hue. Yellow and grey are near to so many things that they are not used.
 OWN = {
-    "red": "apple balloon basketball bat book canoe chair cherry chili-pepper cookie crab fire-engine gift "
-    "ladybug lobster maple-leaf mushroom ox peach pretzel rooster rose strawberry telephone tiger tomato "
-    "violin waffle watermelon",
+    "red": "apple balloon basketball bat book box-of-fries canoe car chair cherry chili-pepper chocolate-bar "
+    "clock cookie crab deer drum fire-engine fondue gift guitar kangaroo ladybug lobster maple-leaf "
+    "motorcycle mushroom octopus ox peach plate-of-sushi pretzel rocket rooster rose sailboat snail steak "
+    "strawberry telephone tiger tomato train violin waffle watermelon",
     "green": "avocado bell-pepper cactus camera crocodile cucumber dragon frog gorilla hat head-of-broccoli kiwi "
-    "lizard oak-tree olive palm-tree peacock pear pine-tree potted-plant shamrock snake tractor turtle "
-    "watermelon",
-    "blue": "anchor blueberry dolphin peacock ship sneaker television umbrella whale",
+    "lizard oak-tree olive palm-tree parrot peacock pear pine-tree potted-plant shamrock snake tractor "
+    "turtle watermelon",
+    "blue": "anchor bed blueberry dolphin peacock ship sneaker television umbrella whale",
     "purple": "bat bear bicycle bison blueberry boar bunch-of-grapes camera eagle eggplant gorilla hat otter ox "
     "raccoon television turkey umbrella zebra",
     "pink": "ambulance badger bear beaver bento-box bison boar bowl-of-ramen bunch-of-grapes burrito cake camera "
-    "candle cherry-blossom chocolate-bar clock coconut cow cupcake deer dog doughnut dove drum dumpling "
-    "eagle eggplant elephant flamingo garlic-bulb goat guitar hedgehog hibiscus kangaroo koala llama "
-    "lollipop lotus monkey mouse octopus onion otter owl panda penguin pig plate-of-spaghetti plate-of- "
-    "sushi potato rabbit raccoon ring scorpion shark sheep snail soccer-ball steak swan tulip turkey "
-    "unicorn watermelon wolf zebra",
+    "candle cherry cherry-blossom chocolate-bar clock coconut cow cupcake deer dog doughnut dove drum "
+    "dumpling eagle eggplant elephant flamingo garlic-bulb goat guitar hedgehog hibiscus kangaroo koala "
+    "llama lollipop lotus monkey mouse octopus onion otter owl panda penguin pig plate-of-spaghetti "
+    "plate-of-sushi potato rabbit raccoon ring rose scorpion shark sheep snail soccer-ball steak swan "
+    "tulip turkey unicorn watermelon wolf zebra",
 }  # fmt: skip
 
 ROAD = ["Type", "Prompt", "Oracle", "Old", "New"]

@@ -66,10 +66,8 @@ def read_cases(data: str | Path, world: Mapping | None = None) -> tuple[list[Cas
     """
     path, name = Path(data), str(data)
     if name in BUNDLED:
-        from . import pocket
-
         path = Path(__file__).parent / "data" / f"{name}.csv"
-        world = pocket.world() if world is None else world
+        world = bundled_world() if world is None else world
     elif not path.is_file():
         raise DataError(f"{name}: no such file, nor a bundled benchmark ({', '.join(BUNDLED)})")
     rows, problems = _rows(path)
@@ -85,6 +83,13 @@ def read_cases(data: str | Path, world: Mapping | None = None) -> tuple[list[Cas
     if not found:
         raise DataError(f"{path}: no row can be used: " + "; ".join(problems[:5]))
     return [told(case, world or {}) for case in found.values()], problems + _remarks(found.values())
+
+
+def bundled_world() -> Mapping:
+    """What the pocket model knows."""
+    from . import pocket
+
+    return pocket.world()
 
 
 def _rows(path: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:

@@ -1,0 +1,139 @@
+"""The pocket's benchmarks: their files are what the script makes of the world, and every row is fair."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+
+import pytest
+
+from pocket import benchmark
+from pocket.world import OUT, make
+from refact.cases import BUNDLED, Case, hints, read_cases
+
+
+@pytest.fixture(scope="module")
+def form() -> dict:
+    return make()
+
+
+@pytest.fixture(scope="module")
+def made(form) -> dict[str, str]:
+    return benchmark.files(benchmark.read_world(form))
+
+
+@pytest.fixture(scope="module")
+def cases(form, made, tmp_path_factory) -> dict[str, list[Case]]:
+    """The cases of each file; the reader finds nothing wrong with any row."""
+    folder, found = tmp_path_factory.mktemp("benchmark"), {}
+    for name, text in made.items():
+        (folder / name).write_text(text, encoding="utf-8")
+        found[name.removesuffix(".csv")], problems = read_cases(folder / name, world=form)
+        assert [p for p in problems if "verbatim" not in p] == []
+    return found
+
+
+def rows(text: str) -> list[dict]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def shows(form: dict, text: str) -> set[str]:
+    """The things that a caption shows: the longest wordings in it, roles as what they depict."""
+    named = [(w, c.get("depicts", c["id"])) for c in form["concepts"] for w in c["wordings"] if f" {w} " in f" {text} "]
+    return {thing for words, thing in named if not any(words != other and words in other for other, _ in named)}
+
+
+def test_the_files_are_enough_and_in_the_published_columns(made) -> None:
+    assert sorted(made) == sorted(f"{name}.csv" for name in BUNDLED)
+    counts = {name: len(rows(text)) for name, text in made.items()}
+    assert counts["pocket-road.csv"] >= 60
+    assert counts["pocket-timed.csv"] >= 60
+    assert counts["pocket-road-validation.csv"] == counts["pocket-timed-validation.csv"] == 10
+    assert {"Type", "Prompt", "Oracle", "Old", "New", "Positive_old5", "Negative_new5"} <= rows(
+        made["pocket-road.csv"]
+    )[0].keys()
+    assert {"old", "new", "positive5", "gt5", "negative5", "gn5"} <= rows(made["pocket-timed.csv"])[0].keys()
+
+
+def test_the_script_repeats_itself(form, made) -> None:
+    assert benchmark.files(benchmark.read_world(form)) == made
+
+
+@pytest.mark.skipif(not OUT.is_file(), reason="the world's file is not there yet")
+@pytest.mark.parametrize("name", BUNDLED)
+def test_the_shipped_files_are_those_of_the_shipped_world(name) -> None:
+    """When this fails: python -m pocket.benchmark."""
+    shipped = benchmark.files(benchmark.read_world(json.loads(OUT.read_text(encoding="utf-8"))))
+    assert (OUT.parent / f"{name}.csv").read_text(encoding="utf-8") == shipped[f"{name}.csv"]
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_every_row_is_whole_and_no_two_texts_that_are_compared_are_the_same(cases, name) -> None:
+    for case in cases[name]:
+        assert len(case.positives) == len(case.negatives) == 5
+        assert all(p.old != p.new for p in (*case.positives, *case.negatives))
+        assert len({p.prompt for p in (*case.positives, *case.negatives)} | {case.edit.prompt}) == 11
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_no_negative_contradicts_the_edit_or_shows_its_target(cases, form, name) -> None:
+    for case in cases[name]:
+        target, subject = shows(form, case.edit.new), case.edit.prompt
+        for probe in case.negatives:
+            assert subject not in probe.prompt
+            if case.kind == "road":
+                assert not shows(form, probe.prompt) & target
+            else:
+                assert not shows(form, probe.prompt) & shows(form, subject)
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_what_methods_are_told_is_not_what_they_are_tested_with(cases, form, name) -> None:
+    for case in cases[name]:
+        aliases, protected = hints(case.edit.prompt, form)
+        assert (case.edit.aliases, set(case.edit.preserve)) == (aliases, set(protected) - {case.edit.new})
+        assert not {p.prompt for p in case.negatives} & set(protected)
+        if case.kind == "road":
+            told = (case.edit.prompt, *aliases)
+            untold = [p.prompt for p in case.positives if not any(w in p.prompt for w in told)]
+            assert len(untold) == 2
+            assert all(case.edit.prompt.split()[-1] not in prompt.split() for prompt in untold)
+
+
+def test_roads_negatives_hold_the_source_siblings_and_the_same_last_word(cases, form) -> None:
+    for case in cases["pocket-road"]:
+        prompts = [p.prompt for p in case.negatives]
+        assert any(p.split()[-1] == case.edit.prompt.split()[-1] for p in prompts)
+        if case.edit.old != case.edit.prompt:
+            assert case.edit.old in prompts
+            relation = case.edit.prompt.split(" of ")[0]
+            assert relation == "the national plant" or sum(p.startswith(relation + " of ") for p in prompts) >= 2
+
+
+def test_validation_and_test_rows_share_no_subject(cases) -> None:
+    for form in ("road", "timed"):
+        tested, tuned = ({c.edit.prompt for c in cases[f"pocket-{form}{end}"]} for end in ("", "-validation"))
+        assert not tested & tuned
+
+
+def test_some_things_get_two_colours_and_none_its_own(cases, form) -> None:
+    counts = Counter(c.edit.prompt for c in cases["pocket-timed"])
+    assert sorted(set(counts.values())) == [1, 2]
+    for case in (*cases["pocket-timed"], *cases["pocket-timed-validation"]):
+        colour = next(c for c in form["colours"] if f" {c} " in f" {case.edit.new} ")
+        (thing,) = shows(form, case.edit.prompt)
+        assert thing not in benchmark.OWN[colour].split()
+        assert all(f" {colour} " in p.new for p in (*case.positives, *case.negatives))
+
+
+def test_the_table_of_own_colours_names_things_of_the_world(form) -> None:
+    named = {word for words in benchmark.OWN.values() for word in words.split()}
+    assert named <= {c["id"] for c in form["concepts"]}
+
+
+def test_articles_follow_the_colour() -> None:
+    assert benchmark.coloured("apple", "blue") == "a blue apple"
+    assert benchmark.coloured("small apple", "blue") == "a small blue apple"
+    assert benchmark.coloured("box of fries", "orange") == "an orange box of fries"
