@@ -187,8 +187,13 @@ def read_corpus(name: str | Path) -> Iterator[str]:
         path = Path(file or name)
         if not path.is_file():
             raise DataError(f"{name}: no such file; a corpus is 'captions', a .txt or .csv file, or hf:DATASET")
-        texts = _column(path, column) if path.suffix.lower() == ".csv" else path.open(encoding="utf-8-sig")
+        texts = _column(path, column) if path.suffix.lower() == ".csv" else _lines(path)
     return (text for line in texts if (text := " ".join(str(line).split())))
+
+
+def _lines(path: Path) -> Iterator[str]:
+    with path.open(encoding="utf-8-sig") as stream:
+        yield from stream
 
 
 def _column(path: Path, column: str) -> Iterator[str]:
