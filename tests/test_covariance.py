@@ -231,7 +231,7 @@ def test_captions_are_many_and_varied():
 
 
 def test_captions_are_correct_english():
-    text = "\n".join(captions(20_000))
+    text = "\n".join(captions(60_000))
     assert not re.search(r"[{}_+]|  |\n,|,,", text)
     assert not re.search(r"\ba (?!eu|one|uni|use|ute|uku)[aeiou]", text)
     assert not re.search(r"\ban [bcdfgjklmnpqrstvwyz]", text)
