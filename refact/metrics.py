@@ -133,7 +133,7 @@ def clip_score(images: Float[ndarray, "n d"], texts: Float[ndarray, "n d"]) -> f
     return float(100 * np.maximum((_unit(images) * _unit(texts)).sum(1), 0).mean())
 
 
-def fid(a: Float[ndarray, "n d"], b: Float[ndarray, "m d"]) -> float:
+def fid(a: Float[ndarray, "n d"], b: Float[ndarray, "m e"]) -> float:
     """Frechet distance of the Gaussians fitted to two sets of features (Heusel et al. 2017), float64.
 
     |mean_a - mean_b|^2 + tr(A + B - 2 (A B)^1/2), where tr (A B)^1/2 is the sum of the roots of the eigenvalues of
@@ -149,7 +149,7 @@ def fid(a: Float[ndarray, "n d"], b: Float[ndarray, "m d"]) -> float:
     return float(gap + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
 
 
-def kid(a: Float[ndarray, "n d"], b: Float[ndarray, "m d"]) -> float:
+def kid(a: Float[ndarray, "n d"], b: Float[ndarray, "m e"]) -> float:
     """Unbiased squared MMD with the kernel (x.y / d + 1)^3 (Binkowski et al. 2018), over all pictures at once.
 
     Unbiased: it may be below 0, and does not depend on how many pictures there are.
@@ -163,7 +163,7 @@ def kid(a: Float[ndarray, "n d"], b: Float[ndarray, "m d"]) -> float:
     return _off_diagonal(kernel(a, a)) + _off_diagonal(kernel(b, b)) - 2 * float(kernel(a, b).mean())
 
 
-def cmmd(a: Float[ndarray, "n d"], b: Float[ndarray, "m d"], sigma: float = 10.0) -> float:
+def cmmd(a: Float[ndarray, "n d"], b: Float[ndarray, "m e"], sigma: float = 10.0) -> float:
     """1000 times the squared MMD of unit CLIP features, Gaussian kernel (Jayasumana et al. 2024).
 
     The biased estimator with its diagonal, as the authors' code has it: 0 for equal sets, never below.
