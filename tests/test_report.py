@@ -77,10 +77,10 @@ def test_every_kept_picture_is_shown_with_its_verdict(page) -> None:
 def test_a_verdict_is_that_of_the_margin(page) -> None:
     """The shown marks of each method are the signs of its margins, in the order of the probes."""
     folder, text, _ = page
-    for case, card in zip(results.read_run(folder).cases, re.findall(r"<article.*?</article>", text, re.S)):
+    for form, card in zip(results.read_run(folder).cases, re.findall(r"<article.*?</article>", text, re.S)):
         for label in ("baseline", "swap", "oracle"):
             row = re.search(rf"<th>{label}</th>(.*?)</tr>", card, re.S)[1]
-            parts = results.margins(case, results.scores_of(case, label, "image"))
+            parts = results.margins(form, results.scores_of(form, label, "image"))
             first = [float(m[0]) for name in ("efficacy", "generality", "specificity") for m in parts[name]]
             assert re.findall(r'<span class="(yes|no)">', row) == ["yes" if m > 0 else "no" for m in first]
 
