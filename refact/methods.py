@@ -6,6 +6,8 @@ The work is done by `editing.py` and its neighbours; a method's fields are the o
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -168,6 +170,16 @@ class FineTune:
         from . import finetune
 
         return finetune.finetune(self, model, edits, onto)
+
+
+def meanings(cls: type) -> dict[str, str]:
+    """What each setting means: the comment on its line, the bases' first."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__[:-1]):
+        for line in inspect.getsource(base).splitlines():
+            if match := re.match(r"    (\w+): [^#]+# (.+)", line):
+                found[match[1]] = match[2]
+    return found
 
 
 METHODS = {cls.__name__.lower(): cls for cls in (ReFACT, MEMIT, AlphaEdit, TIME, UCE, FineTune)}

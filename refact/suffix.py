@@ -185,7 +185,7 @@ def start(tower: nn.Module, layer: int, edits: Sequence[Sequence[Sentence]], row
     for i, (t, slot) in enumerate(zip(tries, slots)):
         sees[i][np.ix_(slot, slot)] = t.sees
     ids, positions, edited, sees = (torch.from_numpy(a).to(device) for a in (ids, positions, edited, sees))
-    x = tower.embeddings(input_ids=ids, position_ids=positions)
+    x = _embed(tower, ids, positions)
     blocks, sees = list(tower.encoder.layers), sees[:, None]
     for below in blocks[:layer]:
         x = block(below, x, x, sees)
@@ -203,6 +203,11 @@ def start(tower: nn.Module, layer: int, edits: Sequence[Sequence[Sentence]], row
     )
     at = [edited[i].nonzero().flatten() for i in range(len(tries))]
     return Start(suffix, [keys[i, a] for i, a in enumerate(at)], [values[i, a] for i, a in enumerate(at)])
+
+
+def _embed(tower: nn.Module, ids: Tensor, positions: Tensor) -> Tensor:
+    """The embeddings of a trie's nodes, of which there may be more than positions (so not by the module's forward)."""
+    return tower.embeddings.token_embedding(ids) + tower.embeddings.position_embedding(positions)
 
 
 def _slots(trie: Trie, constants: int) -> np.ndarray:
@@ -257,7 +262,7 @@ def all_keys(tower: nn.Module, layer: int, sentences: Sequence[Sentence]) -> tup
     trie = grow(sentences)
     device = tower.final_layer_norm.weight.device
     ids, positions, sees = (torch.from_numpy(a).to(device)[None] for a in (trie.ids, trie.positions, trie.sees))
-    x = tower.embeddings(input_ids=ids, position_ids=positions)
+    x = _embed(tower, ids, positions)
     blocks = list(tower.encoder.layers)
     for below in blocks[:layer]:
         x = block(below, x, x, sees[:, None])

@@ -74,7 +74,9 @@ def test_the_null_space_prior_is_alphaedits_formula():
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10**6), n=st.integers(1, 5), p=st.integers(1, 8), lam=st.sampled_from([0.0, 1e-6, 0.1, 10.0]))
+@given(
+    seed=st.integers(0, 10**6), n=st.integers(1, 5), p=st.integers(1, 8), lam=st.sampled_from([0.0, 1e-6, 0.1, 10.0])
+)
 def test_protected_keys_do_not_move_whatever_the_ridge(seed, n, p, lam):
     rng, c, k, k0, r = draw(seed, n, p)
     k0 = np.concatenate([k0, k0[:1], 3 * k0[-1:]])  # singular on purpose: [BOS] stands in every prompt
@@ -113,9 +115,7 @@ def test_the_order_of_a_batch_does_not_matter():
     rng, c, k, k0, r = draw(8, 6, 3)
     order = np.array([3, 1, 5, 0, 2, 4])
     prior = solve.prior(t(c)).hold(t(k0))
-    one, other = (
-        rr.T @ solve.ridge(t(kk), prior, 0.1).right.numpy() for kk, rr in ((k, r), (k[order], r[order]))
-    )
+    one, other = (rr.T @ solve.ridge(t(kk), prior, 0.1).right.numpy() for kk, rr in ((k, r), (k[order], r[order])))
     assert relative(one, other) < 1e-12
 
 

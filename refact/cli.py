@@ -1,0 +1,412 @@
+"""The `refact` command. Each subcommand imports what it needs, so that `refact --help` needs no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .errors import RefactError
+from .methods import METHODS, meanings, method
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Edit facts in text-to-image models: one fact, one second, one small file that loads as a LoRA.",
+    epilog="Start with:  refact edit --model pocket --prompt 'the national animal of Canada' "
+    "--old 'a beaver' --new 'a penguin' -o canada.safetensors",
+)
+
+ModelName = Annotated[str, typer.Option("--model", "-m", help="'pocket', a folder, a hub id or a .safetensors file.")]
+Device = Annotated[str | None, typer.Option(help="Where to compute, for example cpu or mps.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Patches = Annotated[list[str] | None, typer.Option("--patch", "-p", help="FILE or FILE:STRENGTH; may be repeated.")]
+Seeds = Annotated[str, typer.Option(help="Seeds, like 0-3 or 0,5,7.")]
+
+KINDS = {"int": int, "int | None": int, "float": float, "bool": bool, "str": str, "tuple[str, ...]": list[str]}
+
+
+def main() -> None:
+    """Run the command; a user's mistake is one line and exit code 2."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app()
+    except (RefactError, FileNotFoundError) as error:
+        typer.echo(f"refact: {error}", err=True)
+        sys.exit(2)
+
+
+def with_settings(command: Callable) -> Callable:
+    """The command with one flag for each setting of each method, made from the dataclasses themselves."""
+    fields = {f.name: (f, cls) for cls in reversed(METHODS.values()) for f in dataclasses.fields(cls)}
+    help_of = {name: text for cls in METHODS.values() for name, text in meanings(cls).items()}
+    plain = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "settings"]
+    flags = []
+    for name, (field, cls) in sorted(fields.items()):
+        kind, flag = KINDS[str(field.type)], "--" + name.replace("_", "-")
+        if name in {"preserve"} | {p.name for p in plain}:
+            continue
+        names = [flag + "/--no-" + flag[2:]] if kind is bool else [flag]
+        panel = "Settings of the method"
+        note = f"{help_of.get(name, '')} [{cls.__name__}: {field.default!r}]" if name != "templates" else "Contexts."
+        note = note.replace("[", "\\[")  # not rich markup
+        option = typer.Option(*names, help=note, rich_help_panel=panel, show_default=False)
+        kind_or_none = Annotated[kind | None, option]  # type: ignore[valid-type]
+        flags.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind_or_none))
+
+    def wrapped(**given: Any) -> Any:
+        own = {p.name: given.pop(p.name) for p in plain}
+        chosen = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if v is not None and v != []}
+        return command(**own, settings=chosen)
+
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in plain] + flags
+    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
+    wrapped.__doc__, wrapped.__name__ = command.__doc__, command.__name__
+    return wrapped
+
+
+def seeds_of(text: str) -> list[int]:
+    """ "0-3,7" -> [0, 1, 2, 3, 7]."""
+    seeds: list[int] = []
+    try:
+        for part in text.split(","):
+            first, _, last = part.partition("-")
+            seeds += range(int(first), int(last or first) + 1)
+    except ValueError:
+        raise RefactError(f"seeds are given like 0-3 or 0,5,7, not {text!r}") from None
+    return seeds
+
+
+def patches_of(names: Iterable[str]) -> list[tuple[Any, float]]:
+    """FILE[:STRENGTH] -> (Patch, strength)."""
+    from .patch import Patch
+
+    loaded = []
+    for name in names:
+        path, colon, strength = name.rpartition(":")
+        try:
+            strength_value = float(strength) if colon else 1.0
+        except ValueError:
+            path, strength_value = name, 1.0
+        loaded.append((Patch.load(path if colon and path else name), strength_value))
+    return loaded
+
+
+def say(quiet: bool, *lines: str) -> None:
+    """Print unless asked not to."""
+    if not quiet:
+        typer.echo("\n".join(lines))
+
+
+def open_model(name: str, device: str | None = None, dtype: str | None = None, **more: Any) -> Any:
+    """The model, with the libraries' own chatter turned off."""
+    from .models import load
+
+    return load(name, device=device, dtype=dtype, **{k: v for k, v in more.items() if v is not None})
+
+
+@app.command()
+@with_settings
+def edit(
+    settings: dict,
+    model: ModelName = "pocket",
+    prompt: Annotated[str | None, typer.Option(help="Where the fact is looked up.")] = None,
+    new: Annotated[list[str] | None, typer.Option(help="What it shall mean: a text, or pictures' paths.")] = None,
+    old: Annotated[str | None, typer.Option(help="What it means today.")] = None,
+    subject: Annotated[str | None, typer.Option(help="The words in the prompt that carry the fact.")] = None,
+    alias: Annotated[list[str] | None, typer.Option(help="Another wording of the subject.")] = None,
+    preserve: Annotated[list[str] | None, typer.Option(help="A prompt that must stay as it is.")] = None,
+    preserve_file: Annotated[Path | None, typer.Option(help="A file of such prompts, one a line.")] = None,
+    edits: Annotated[Path | None, typer.Option(help="Several edits from a .toml, .json or .csv file.")] = None,
+    onto: Annotated[list[Path] | None, typer.Option(help="A patch whose facts must stay.")] = None,
+    by: Annotated[str, typer.Option("--method", help=f"{', '.join(METHODS)} or refact:paper.")] = "refact",
+    clip: Annotated[str | None, typer.Option(help="Folder of the companion CLIP, for targets by picture.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("edit.safetensors"),
+    device: Device = None,
+    dtype: Dtype = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Change what a prompt means; write the change as a small LoRA file; check that it holds.
+
+    Example: refact edit -m pocket --prompt "the national animal of Canada" --old "a beaver" --new "a penguin"
+
+    Exit code 3: the file was written, but the fact does not hold on the text side.
+    """
+    from .verification import verify
+
+    wanted = _edits(edits, prompt, new, old, subject, alias, preserve, preserve_file)
+    chosen = method(by, **settings)
+    ready = open_model(model, device, dtype, companion=clip)
+    patch = chosen(ready, wanted, [p for p, _ in patches_of(map(str, onto or []))])
+    patch.save(output)
+    if any(e.targets_images for e in wanted):
+        say(quiet or as_json, f"{output}: {len(wanted)} edit(s). Check with: refact verify {output} --images")
+        return
+    facts = verify(ready, patch, watch=_neighbours(ready, wanted))
+    if as_json:
+        typer.echo(json.dumps({"file": str(output), "facts": [fact.to_json() for fact in facts]}, indent=1))
+    else:
+        say(quiet, *_table(facts), f"{output}: {output.stat().st_size / 1024:.0f} KB. To use it: refact show {output}")
+    if not all(fact.holds for fact in facts):
+        raise typer.Exit(3)
+
+
+def _edits(path, prompt, new, old, subject, alias, preserve, preserve_file) -> list[Any]:
+    from .edits import Edit, read_edits
+
+    kept = list(preserve or [])
+    if preserve_file:
+        kept += [line.strip() for line in preserve_file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if path:
+        return [dataclasses.replace(e, preserve=(*e.preserve, *kept)) for e in read_edits(path)]
+    if not prompt or not new:
+        raise RefactError("give --prompt and --new, or --edits FILE")
+    form = {"prompt": prompt, "old": old, "subject": subject, "aliases": alias or [], "preserve": kept}
+    pictures = [n for n in new if Path(n).suffix.lower() in {".png", ".jpg", ".jpeg", ".webp"}]
+    if len(new) > 1 and len(pictures) < len(new):
+        raise RefactError("--new is one text, or one or several pictures")
+    return [Edit.from_json(form | {"new": {"images": pictures} if pictures else new[0]})]
+
+
+def _neighbours(model: Any, edits: list[Any]) -> list[str]:
+    """What the bundled world knows to be near an edit's subject; nothing for other models."""
+    if model.name != "pocket":
+        return []
+    from . import pocket
+
+    return [prompt for edit in edits for prompt in pocket.neighbours(edit.prompt)][:8]
+
+
+def _table(facts: list[Any]) -> list[str]:
+    lines = []
+    for fact in facts:
+        verdict = "holds" if fact.holds else "DOES NOT HOLD"
+        lines.append(f"{fact.prompt!r} {verdict} (text side)")
+        lines.append(
+            f"  went {fact.toward:.0%} of the way to the target; {fact.generality:.0%} of other contexts follow"
+        )
+        lines += [f"  moved {moved:8.3%}  {prompt or '(the empty prompt)'}" for prompt, moved in fact.moved.items()]
+    return lines
+
+
+@app.command()
+def generate(
+    prompt: Annotated[list[str], typer.Option(help="What to draw; may be repeated.")],
+    model: ModelName = "pocket",
+    patch: Patches = None,
+    seeds: Seeds = "0-3",
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance.")] = None,
+    cell: Annotated[int, typer.Option(help="Width of one picture in the grid, in pixels.")] = 192,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The picture to write.")] = Path("grid.png"),
+    force: Annotated[bool, typer.Option(help="Apply a patch that was made for another model.")] = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    quiet: Quiet = False,
+) -> None:
+    """Draw prompts before and after patches, side by side.
+
+    Example: refact generate --prompt "the national animal of Canada" --patch canada.safetensors -o grid.png
+    """
+    from contextlib import ExitStack
+
+    from . import pictures
+
+    ready = open_model(model, device, dtype)
+    wanted = {"seeds": seeds_of(seeds), "steps": steps, "guidance": guidance}
+    loaded = patches_of(patch or [])
+    before = ready.generate(prompt, **wanted)
+    with ExitStack() as stack:
+        for one, strength in loaded:
+            stack.enter_context(one.applied(ready, strength=strength, force=force))
+        after = ready.generate(prompt, **wanted) if loaded else []
+    rows = []
+    for at, text in enumerate(prompt):
+        mine = slice(at * len(wanted["seeds"]), (at + 1) * len(wanted["seeds"]))
+        rows.append((f"{text} (before)" if loaded else text, [p.image for p in before[mine]]))
+        rows += [(f"{text} (after)", [p.image for p in after[mine]])] if loaded else []
+    say(quiet, str(pictures.save(pictures.grid(rows, cell), output)))
+
+
+@app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(help="The patch.")],
+    model: ModelName = "pocket",
+    images: Annotated[bool, typer.Option(help="Judge pictures instead of the text side.")] = False,
+    judge: Annotated[str | None, typer.Option(help="Folder of the judging CLIP; the pocket has its own.")] = None,
+    seeds: Seeds = "0-9",
+    watch: Annotated[list[str] | None, typer.Option(help="More prompts that should not move.")] = None,
+    fail_under: Annotated[float, typer.Option(help="Exit 3 when a smaller share of facts holds.")] = 1.0,
+    force: Annotated[bool, typer.Option(help="Apply a patch that was made for another model.")] = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check the facts of a patch: on the text side in a second, or in pictures with a judge.
+
+    Example: refact verify canada.safetensors -m pocket --images --seeds 0-9 --fail-under 0.9
+    """
+    from .patch import Patch
+    from .verification import look, verify
+
+    ready, patch = open_model(model, device, dtype), Patch.load(file)
+    if images:
+        facts = look(ready, patch, seeds_of(seeds), judge=judge, force=force)
+        share = sum(fact.share for fact in facts) / len(facts)
+        lines = [
+            f"{f.share:.0%} [{f.low:.0%}, {f.high:.0%}] of {f.count} pictures show it: {f.prompt!r}" for f in facts
+        ]
+    else:
+        facts = verify(ready, patch, watch=watch or [], force=force)
+        share, lines = sum(fact.holds for fact in facts) / len(facts), _table(facts)
+    if as_json:
+        typer.echo(json.dumps({"share": share, "facts": [fact.to_json() for fact in facts]}, indent=1))
+    else:
+        side = "in pictures" if images else "text side"
+        say(quiet, *lines, f"{share:.0%} of {len(facts)} fact(s) hold ({side})")
+    if share < fail_under:
+        raise typer.Exit(3)
+
+
+@app.command()
+def show(
+    file: Annotated[Path, typer.Argument(help="The patch.")],
+    as_json: AsJson = False,
+) -> None:
+    """What a patch changes, and the exact lines to use it in diffusers, ComfyUI and A1111.
+
+    Example: refact show canada.safetensors
+    """
+    from .record import describe, read_record, usage
+
+    record = read_record(file)
+    typer.echo(json.dumps(record, indent=1) if as_json else f"{describe(file, record)}\n\n{usage(file, record)}")
+
+
+@app.command()
+def merge(
+    files: Annotated[list[Path], typer.Argument(help="The patches.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
+    quiet: Quiet = False,
+) -> None:
+    """Put several patches into one file; each fact can still be switched off or weakened.
+
+    Example: refact merge canada.safetensors france.safetensors -o facts.safetensors
+    """
+    from .patch import Patch
+    from .patch import merge as merge_patches
+
+    merged = merge_patches([Patch.load(file) for file in files])
+    merged.save(output)
+    say(quiet, f"{output}: {len(merged.names)} facts, {output.stat().st_size / 1024:.0f} KB")
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="A LoRA that changes fc2 layers of a text encoder only.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The patch to write.")],
+    family: Annotated[str | None, typer.Option(help="sd1, sd2, sdxl, sd3 or flux, where names do not tell.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Read such a LoRA back as a patch.
+
+    Example: refact import lora.safetensors -o patch.safetensors
+    """
+    from .patch import from_lora
+
+    patch = from_lora(file, family=family)
+    patch.save(output)
+    say(quiet, f"{output}: {', '.join(patch.factors)}")
+
+
+@app.command()
+def bake(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")],
+    model: ModelName = "pocket",
+    patch: Patches = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write a whole pipeline with the patches inside, which any diffusers or transformers version reads.
+
+    Example: refact bake -m pocket --patch canada.safetensors -o canada-model
+    """
+    from .patch import bake as bake_patches
+
+    loaded = patches_of(patch or [])
+    bake_patches(open_model(model, device, dtype), [one.scaled(s) if s != 1 else one for one, s in loaded], output)
+    say(quiet, f"{output}: a pipeline with {sum(len(one.names) for one, _ in loaded)} facts changed")
+
+
+@app.command()
+def stats(
+    model: ModelName = "pocket",
+    layer: Annotated[list[int] | None, typer.Option(help="Layers; by default every one that takes edits.")] = None,
+    corpus: Annotated[str, typer.Option(help="captions (built in), a text or csv file, or hf:NAME.")] = "captions",
+    tokens: Annotated[int, typer.Option(help="How many tokens to read.")] = 100_000,
+    padding: Annotated[bool, typer.Option(help="Count the pipeline's padding rows too.")] = False,
+    device: Device = None,
+    quiet: Quiet = False,
+) -> None:
+    """Collect E[k k^T] of the MLPs' inputs over a corpus, and keep it in the cache ($REFACT_CACHE).
+
+    Example: refact stats -m stable-diffusion-v1-5/stable-diffusion-v1-5 --layer 7 --layer 9
+    """
+    from .covariance import obtain
+
+    ready = open_model(model, device, None)
+    for encoder in ready.encoders.values():
+        for one in layer if layer else encoder.effective:
+            made = obtain(encoder, one, corpus=corpus, tokens=tokens, padding=padding, progress=_bar(quiet))
+            say(quiet, f"{encoder.site(one)}: {made.tokens} tokens of {made.corpus}")
+
+
+def _bar(quiet: bool) -> Callable:
+    from tqdm import tqdm
+
+    return lambda items, text="", total=None: tqdm(items, desc=text, total=total, disable=quiet, file=sys.stderr)
+
+
+@app.command()
+def models(
+    name: Annotated[str | None, typer.Argument(help="'pocket', a folder or a hub id; nothing: the families.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The families of models that can be edited; or what one model is; or the bundled model's world.
+
+    Example: refact models pocket --json
+    """
+    from .families import FAMILIES
+
+    if name is None:
+        rows = {f.name: {"title": f.title, "encoders": [e.name for e in f.encoders]} for f in FAMILIES.values()}
+        lines = [f"{key:6} {row['title']:32} {', '.join(row['encoders'])}" for key, row in rows.items()]
+        typer.echo(json.dumps(rows, indent=1) if as_json else "\n".join(lines))
+    elif name == "pocket":
+        from . import pocket
+
+        world = pocket.world()
+        text = "\n".join(f"{c['kind']:7} {c['wordings'][0]}" for c in world["concepts"])
+        typer.echo(json.dumps(world, indent=1, ensure_ascii=False) if as_json else text)
+    else:
+        ready = open_model(name)
+        form = {"name": ready.name, "family": ready.family.name, "encoders": ready.fingerprints()}
+        typer.echo(json.dumps(form, indent=1) if as_json else "\n".join(f"{k}: {v}" for k, v in form.items()))
+
+
+if __name__ == "__main__":
+    main()
