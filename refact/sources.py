@@ -58,16 +58,17 @@ class Source:
         """The diffusers pipeline, around the parts that are given (None leaves one out)."""
         import diffusers
 
-        with quiet(), _quiet_diffusers():
-            if self.checkpoint:
-                kind = getattr(diffusers, self.json("model_index.json")["_class_name"])
-                folder = str(self.folder)
-                return kind.from_single_file(
-                    str(self.checkpoint), config=folder, local_files_only=True, dtype=dtype, **parts
-                )
-            options = {"variant": self.variant, "revision": self.revision, "use_safetensors": True}
-            given = {key: value for key, value in options.items() if value}
-            return diffusers.DiffusionPipeline.from_pretrained(self.origin, dtype=dtype, **given, **parts)
+        try:
+            with quiet(), _quiet_diffusers():
+                if self.checkpoint:
+                    kind = getattr(diffusers, self.json("model_index.json")["_class_name"])
+                    options = {"config": str(self.folder), "local_files_only": True}
+                    return kind.from_single_file(str(self.checkpoint), dtype=dtype, **options, **parts)
+                options = {"variant": self.variant, "revision": self.revision, "use_safetensors": True}
+                given = {key: value for key, value in options.items() if value}
+                return diffusers.DiffusionPipeline.from_pretrained(self.origin, dtype=dtype, **given, **parts)
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(f"{self.name} cannot be loaded: {error}") from None
 
 
 def find(
@@ -161,10 +162,7 @@ def read_encoders(source: Source, rows: Sequence[EncoderRow], dtype: torch.dtype
         return {row.name: _read_encoder(source, family, row, dtype) for row in rows}
     wanted = {part for row in rows for part in (row.name, tokenizer_of(row.name))}
     rest = [key for key, value in source.json("model_index.json").items() if isinstance(value, list)]
-    try:
-        pipe = source.pipeline(dtype, {key: None for key in rest if key not in wanted})
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{source.checkpoint} cannot be read with the configs of {source.folder}: {error}") from None
+    pipe = source.pipeline(dtype, {key: None for key in rest if key not in wanted})
     return {row.name: of_component(pipe, family, row) for row in rows}
 
 

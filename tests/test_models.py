@@ -166,25 +166,30 @@ def test_a_hub_name_is_read_from_the_cache_when_offline(hub, models):
         load("someone/other")
 
 
-def test_only_the_needed_files_are_fetched(folders, monkeypatch, tmp_path):
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_only_the_needed_files_are_fetched(monkeypatch, tmp_path, variant):
     import huggingface_hub
 
-    fetched = []
+    fetched, remote, here = [], tmp_path / "remote", tmp_path / "here"
+    for one in (None, "fp16"):  # as published: both in one repository
+        tiny.pipeline("sd3").save_pretrained(remote, variant=one)
 
     def download(name, revision=None, allow_patterns=None):
         assert (name, revision) == ("someone/tiny", "v2")
-        for file in sorted(folders["sd3"].rglob("*")):
-            part = file.relative_to(folders["sd3"])
+        for file in sorted(remote.rglob("*")):
+            part = file.relative_to(remote)
             if file.is_file() and any(part.match(p) and len(part.parts) == len(Path(p).parts) for p in allow_patterns):
                 fetched.append(str(part))
-                (tmp_path / part).parent.mkdir(exist_ok=True)
-                shutil.copy(file, tmp_path / part)
-        return str(tmp_path)
+                (here / part).parent.mkdir(exist_ok=True, parents=True)
+                shutil.copy(file, here / part)
+        return str(here)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert load("someone/tiny", revision="v2").family.name == "sd3"
+    assert load("someone/tiny", revision="v2", variant=variant).family.name == "sd3"
     assert not [file for file in fetched if file.startswith(("transformer", "vae", "text_encoder_3", "tokenizer_3"))]
-    assert {"text_encoder/model.safetensors", "text_encoder_2/model.safetensors"} <= set(fetched)
+    weights = "model.fp16.safetensors" if variant else "model.safetensors"
+    expected = [f"text_encoder/{weights}", f"text_encoder_2/{weights}"]
+    assert sorted({file for file in fetched if file.endswith(".safetensors")}) == expected
 
 
 @pytest.mark.parametrize(
@@ -212,6 +217,13 @@ def test_what_is_no_model_is_refused_with_the_reason(tmp_path, name, message):
     (tmp_path / "pickled" / "text_encoder" / "pytorch_model.bin").write_bytes(b"x")
     with pytest.raises(ModelError, match=message):
         load(name.format(tmp=tmp_path))
+
+
+def test_pickled_weights_of_the_rest_are_refused_too(folders, tmp_path):
+    shutil.copytree(folders["sd1"], tmp_path / "own", ignore=shutil.ignore_patterns("diffusion_pytorch_model.*"))
+    torch.save({}, tmp_path / "own" / "unet" / "diffusion_pytorch_model.bin")
+    with pytest.raises(ModelError, match="own cannot be loaded"):
+        load(tmp_path / "own").generate("a cat")
 
 
 def test_other_objects_and_dtypes_are_refused(folders):
@@ -349,10 +361,11 @@ def test_a_picture_is_the_one_that_diffusers_makes(models, name):
 @pytest.mark.parametrize("name", tiny.NAMES)
 def test_a_seeds_picture_does_not_depend_on_its_batch(models, name):
     model = models[name]
-    together = model.generate(PROMPTS, seeds=[5, 1], batch_size=4, **FAST)
+    together = model.generate(PROMPTS, seeds=[5, 1], batch_size=5, **FAST)
     assert [(p.prompt, p.seed) for p in together] == [(prompt, seed) for prompt in PROMPTS for seed in (5, 1)]
-    (alone,) = model.generate([PROMPTS[2]], seeds=[1], batch_size=1, **FAST)
-    assert np.abs(pixels(together[-1]) - pixels(alone)).max() <= 1
+    for at in (3, 4, 5):
+        (alone,) = model.generate(together[at].prompt, seeds=[together[at].seed], batch_size=1, **FAST)
+        assert np.abs(pixels(together[at]) - pixels(alone)).max() <= 1
     assert np.abs(pixels(together[-1]) - pixels(together[-2])).max() > 1
 
 
