@@ -138,14 +138,15 @@ class Model:
     @cached_property
     def companion(self) -> Any:
         """The CLIPModel in whose space pictures are compared; None where none was given and none is bundled."""
-        given = self._companion or self.defaults.get("companion")
-        if given is None or isinstance(given, nn.Module):
-            return given
+        if isinstance(self._companion, nn.Module):
+            return self._companion
+        folder = self._companion_folder()
+        if folder is None:
+            return None
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"{folder}: no CLIP folder (config.json, model.safetensors)")
         from transformers.models.clip import CLIPModel
 
-        folder = self._companion_folder()
-        if folder is None or not (folder / "config.json").is_file():
-            raise ModelError(f"{given}: no CLIP folder (config.json, model.safetensors)")
         with sources.quiet():
             clip = CLIPModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
         return clip.eval().to(self.device)
@@ -153,8 +154,14 @@ class Model:
     def _companion_folder(self) -> Path | None:
         if isinstance(self._companion, (str, Path)):
             return Path(self._companion).expanduser()
+        if self._companion is not None or self.source is None:
+            return None
+        if self.name == "pocket":
+            from . import pocket
+
+            return Path(pocket.clip_path())
         bundled = self.defaults.get("companion")
-        return self.source.folder / bundled if self.source and bundled else None
+        return self.source.folder / bundled if bundled else None
 
     def image_features(self, images: Sequence[Any]) -> Float[Tensor, "n d"]:
         """Projected features of PIL images or their paths, by the companion; not normalised."""

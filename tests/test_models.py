@@ -451,6 +451,17 @@ def test_a_companion_may_come_with_the_model(folders, tmp_path):
     assert load(tmp_path / "own").image_features(images(1)).shape == (1, 24)
 
 
+def test_the_pocket_comes_with_its_settings_and_its_companion(folders, tmp_path, monkeypatch):
+    shutil.copytree(folders["sd1"], tmp_path / "pocket")
+    tiny.clip_model().save_pretrained(tmp_path / "pocket_clip")
+    (tmp_path / "pocket" / "refact.json").write_text('{"default_steps": 2}')
+    monkeypatch.setenv("REFACT_POCKET", str(tmp_path))
+    model = load("pocket")
+    assert (model.name, model.family.name, model.defaults) == ("pocket", "sd1", {"default_steps": 2})
+    assert model.image_features(images(1)).shape == (1, 24)
+    assert len(model.generate("a cat", size=32)) == 1
+
+
 def test_without_a_companion_pictures_are_refused(folders):
     model = load(folders["sd1"])
     assert model.companion is None
