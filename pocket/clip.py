@@ -134,7 +134,7 @@ def loss_of(model: CLIPModel, rng: random.Random, swaps: bool, size: int = BATCH
     shown, asked, others = batch(rng, size)
     images = model.visual_projection(model.vision_model(training.pixels(shown, rng)).pooler_output)
     keys, scale = [scenes.signature(scene) for scene in shown], model.logit_scale.exp()
-    layer = rng.randrange(TEXT["num_hidden_layers"] - 1)
+    layer = rng.randrange(model.config.text_config.num_hidden_layers - 1)
     pooled, subjects = run(model, asked, layer)
     plain = contrast(pooled, images, scale, keys)
     if not swaps:

@@ -30,7 +30,7 @@ def build() -> UNet2DConditionModel:
     """The model with fresh weights."""
     torch.manual_seed(31)
     return UNet2DConditionModel(
-        sample_size=8, in_channels=8, out_channels=8, block_out_channels=(96, 192), layers_per_block=2,
+        sample_size=8, in_channels=8, out_channels=8, block_out_channels=(96, 192), layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         cross_attention_dim=clip.TEXT["hidden_size"], attention_head_dim=4, norm_num_groups=16,

@@ -81,10 +81,11 @@ def search(method: Any, model: Model, encoder: TextEncoder, layer: int, edits: S
         sentences = [sentences_of(encoder, read, edit, templates_of(method)) for edit in group]
         begun = suffix.start(encoder.tower, layer, sentences, read.depth)
         compared = candidates(model, read, group, templates_of(method), away)
-        norms = torch.stack([v.norm(dim=1).mean() for v in begun.values])
         keys += [k.double() for k in begun.keys]
         parts.append(
-            values.find(begun.suffix, read.of_states, compared, norms, begun.values[0].shape[1], search_of(method))
+            values.find(
+                begun.suffix, read.of_states, compared, scale_of(method, begun), encoder.width, search_of(method)
+            )
         )
     found = values.Found(*(torch.cat([getattr(p, f) for p in parts]) for f in values.Found.__dataclass_fields__))
     return Wanted(keys, found.offsets.double(), found)
@@ -93,6 +94,16 @@ def search(method: Any, model: Model, encoder: TextEncoder, layer: int, edits: S
 def search_of(method: Any) -> values.Search:
     """The fields of a method that the search needs."""
     return values.Search(**{name: getattr(method, name) for name in values.Search.__dataclass_fields__})
+
+
+def scale_of(method: Any, begun: suffix.Start) -> values.Scale:
+    """Rates and bounds: as the paper's code has them, or in units of the states that the offset is added to."""
+    norms = torch.stack([v.norm(dim=1).mean() for v in begun.values])
+    base, edited = begun.suffix.base, begun.suffix.edited[..., 0]
+    states = (base.norm(dim=2) * edited).sum(1) / edited.sum(1)
+    size = states if method.relative else norms
+    rates = states / base.shape[2] ** 0.5 if method.relative else torch.ones_like(norms)
+    return values.Scale(norms, method.learning_rate * rates, method.clamp * size)
 
 
 def companion_of(model: Model, method: Any, edits: Sequence[Edit]) -> Any:

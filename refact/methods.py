@@ -43,6 +43,10 @@ PAPER_CONTEXTS = (  # the nine that the authors' code runs; the bare prompt is n
     "{} in a photo",
 )
 
+_PAPER = {"write": "value", "contexts": 9, "templates": PAPER_CONTEXTS} | {
+    "relative": False, "clamp": 4.0, "weight_decay": 0.1,
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class ReFACT:
@@ -56,17 +60,20 @@ class ReFACT:
     layer: int | None = None  # of the encoder, from 0; None: the family's default (paper: 9 of 12 on TIMED, 7 on RoAD)
     encoders: tuple[str, ...] = ()  # which text encoders of the pipeline; (): every CLIP encoder
     embedding: str = "pooled"  # what is compared: "pooled" [EOS] (paper) | "conditioning", what the generator gets
-    objective: str = "contrastive"  # | "direct" (paper, Appendix A)
-    distance: str = "l2"  # | "cosine" (paper, Appendix A)
+    objective: str = "contrastive"  # (paper) | "direct" (paper, Appendix A)
+    distance: str = "l2"  # (paper) | "cosine" (paper, Appendix A)
     write: str = "offset"  # the found offset at every context | "value": v0 + offset at the mean key (paper)
     contexts: int = 10  # how many templates, the bare prompt first (the authors' code: 9)
     templates: tuple[str, ...] = CONTEXTS
     negatives: int = 20  # unrelated texts to stay away from, beside the source (paper: 20)
+    relative: bool = (
+        True  # rate and clamp in units of the state's size; False: of nothing and of ||v0|| (authors' code)
+    )
     learning_rate: float = 0.05  # of Adam (paper)
     max_steps: int = 100  # (paper)
     stop: float = 0.99  # early stop, mean probability of the target (paper)
     weight_decay: float = 0.01  # (paper; the authors' code runs 0.1)
-    clamp: float = 4.0  # ||offset|| <= clamp * ||v0|| (authors' code)
+    clamp: float = 2.0  # largest norm of an offset, relative to the state's (authors' code: 4 times ||v0||)
     ridge: float = 0.0  # relative to the keys' median leverage; 0: the fact holds exactly
     hold: float = 0.05  # least leverage that protection must leave an edit (closed_forms: below it updates explode)
     covariance: bool = True  # False: the identity instead of E[k k^T] (paper's ablation)
@@ -80,7 +87,7 @@ class ReFACT:
     @classmethod
     def paper(cls, **changes: Any) -> ReFACT:
         """The method as the authors' code runs it, as far as it is deterministic."""
-        return cls(**({"write": "value", "contexts": 9, "templates": PAPER_CONTEXTS, "weight_decay": 0.1} | changes))
+        return cls(**(_PAPER | changes))
 
     def __call__(self, model: Model, edits: Sequence[Edit], onto: Sequence[Patch] = ()) -> Patch:
         """The patch for these edits; the facts of the patches in `onto` stay held."""

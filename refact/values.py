@@ -46,18 +46,25 @@ class Search:
 
     objective: str
     distance: str
-    learning_rate: float
     max_steps: int
     stop: float
     weight_decay: float
-    clamp: float
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The sizes that a search goes by, per edit."""
+
+    norms: Float[Tensor, " e"]  # of the unedited outputs, ||v0||
+    rates: Float[Tensor, " e"]  # Adam's step along one coordinate
+    bounds: Float[Tensor, " e"]  # the largest norm of an offset
 
 
 @dataclass
 class _Adam:
     """Adam (arXiv 1412.6980) on rows that may leave at any step; torch's own keeps one state for all rows."""
 
-    rate: float
+    rates: Tensor
     mean: Tensor
     square: Tensor
     step: int = 0
@@ -67,34 +74,34 @@ class _Adam:
         self.mean[which] = mean = 0.9 * self.mean[which] + 0.1 * gradient
         self.square[which] = square = 0.999 * self.square[which] + 0.001 * gradient.square()
         unbiased = (square / (1 - 0.999**self.step)).sqrt() + 1e-8
-        return rows - self.rate * (mean / (1 - 0.9**self.step)) / unbiased
+        return rows - self.rates[which, None] * (mean / (1 - 0.9**self.step)) / unbiased
 
 
 def find(
     suffix: Forward,
     features: Callable[[Tensor | None, Tensor], Tensor],
     candidates: Candidates,
-    norms: Float[Tensor, " e"],
+    scale: Scale,
     width: int,
     search: Search,
 ) -> Found:
-    """The offsets that minimise the objective; `norms` are those of the unedited outputs, ||v0||.
+    """The offsets that minimise the objective.
 
     Every edit stops for itself, once its target's probability passes `search.stop`; the others go on. `suffix`
     maps offsets to states (`suffix.Suffix`, or any callable with a `select`), `features` states to what the
-    candidates are made of. Weight decay is the authors' term, decay * ||d|| / ||v0||^2; clamp: ||d|| <= clamp * ||v0||.
+    candidates are made of. Weight decay is the authors' term, decay * ||d|| / ||v0||^2.
     """
-    count = len(norms)
-    offsets = torch.zeros(count, width, device=norms.device)
-    log = torch.zeros(4, count, device=norms.device)  # first loss, last loss, probability, steps
-    adam = _Adam(search.learning_rate, torch.zeros_like(offsets), torch.zeros_like(offsets))
-    active = loaded = torch.arange(count, device=norms.device)
+    count, device = len(scale.norms), scale.norms.device
+    offsets = torch.zeros(count, width, device=device)
+    log = torch.zeros(4, count, device=device)  # first loss, last loss, probability, steps
+    adam = _Adam(scale.rates, torch.zeros_like(offsets), torch.zeros_like(offsets))
+    active = loaded = torch.arange(count, device=device)
     working, compared = suffix, candidates
     for step in range(search.max_steps + 1):
         if len(active) <= 0.75 * len(loaded):
             loaded, working, compared = active, suffix.select(active), candidates.select(active)
         trial = offsets[loaded].requires_grad_()
-        loss, probability = _evaluate(trial, working, features, compared, norms[loaded], search)
+        loss, probability = _evaluate(trial, working, features, compared, scale.norms[loaded], search)
         (gradient,) = torch.autograd.grad(loss.sum(), trial)
         if step == 0:
             log[0] = loss.detach()
@@ -105,9 +112,8 @@ def find(
             break
         log[3, active] = step + 1
         moved = adam(trial.detach()[running], active, gradient[running])
-        offsets[active] = _clamp(moved, search.clamp * norms[active])
-    bound = search.clamp * norms
-    return Found(offsets, log[0], log[1], log[2], log[3], offsets.norm(dim=1) >= bound * (1 - 1e-4))
+        offsets[active] = _clamp(moved, scale.bounds[active])
+    return Found(offsets, log[0], log[1], log[2], log[3], offsets.norm(dim=1) >= scale.bounds * (1 - 1e-4))
 
 
 def _evaluate(trial, suffix, features, candidates: Candidates, norms: Tensor, search: Search) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,89 @@
+"""Checkpoints to the folders that the package ships, float16. python -m pocket.export [FOLDER]
+
+A part that is not trained yet is written with fresh weights, so that the others can be tried early.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+from transformers import CLIPImageProcessor, CLIPModel, CLIPTextModel
+
+from . import autoencoder, clip, judge, tokenizer, training, unet
+
+DEFAULTS = {"layer": 3, "default_steps": 12, "default_guidance": 3.5, "default_size": 64, "companion": "../pocket_clip"}
+OUT = Path(__file__).parent.parent / "refact" / "data"
+CARD = Path(__file__).parent / "CARD.md"
+
+
+def weights(name: str, model: torch.nn.Module) -> torch.nn.Module:
+    """The model with its checkpoint's weights, where there is one."""
+    if found := training.load(name):
+        model.load_state_dict(found.get("average", found["model"]))
+    else:
+        print(f"{name}: no checkpoint, fresh weights")
+    return model.eval()
+
+
+def text_encoder(model: CLIPModel) -> CLIPTextModel:
+    """The text tower alone, as the pipeline holds it."""
+    alone = CLIPTextModel(model.config.text_config)
+    own = {name.removeprefix("text_model."): w for name, w in model.text_model.state_dict().items()}
+    alone.load_state_dict({name: own[name.removeprefix("text_model.")] for name in alone.state_dict()})
+    return alone.eval()
+
+
+def pipeline(model: CLIPModel) -> StableDiffusionPipeline:
+    """The whole pipeline."""
+    vae = weights("autoencoder", autoencoder.build())
+    pool = training.load("pool")
+    vae.register_to_config(scaling_factor=float(pool["scale"]) if pool else 1.0)
+    scheduler = DDIMScheduler(**unet.NOISE, timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True)
+    return StableDiffusionPipeline(
+        vae=vae, text_encoder=text_encoder(model), tokenizer=tokenizer.load(), scheduler=scheduler,
+        unet=weights("unet", unet.build()), safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+
+
+def published_names(folder: Path) -> None:
+    """Give a text encoder's file the names with `text_model.` that every version of transformers reads."""
+    file = folder / "model.safetensors"
+    found = load_file(file)
+    named = {n if n.startswith("text_model.") else f"text_model.{n}": w for n, w in found.items()}
+    save_file(named, file, metadata={"format": "pt"})
+
+
+def write_clip(model: CLIPModel, folder: Path) -> None:
+    """A CLIPModel with its tokenizer and its picture preprocessing: 64 x 64, [-1, 1]."""
+    model.half().save_pretrained(folder)
+    tokenizer.load().save_pretrained(folder)
+    half = [0.5, 0.5, 0.5]
+    CLIPImageProcessor(
+        size={"height": 64, "width": 64}, do_center_crop=False, image_mean=half, image_std=half, do_convert_rgb=True
+    ).save_pretrained(folder)
+
+
+def main(out: Path) -> None:
+    """Write pocket/, pocket_clip/ and pocket_judge/ below `out`."""
+    model = weights("clip", clip.build())
+    for name in ("pocket", "pocket_clip", "pocket_judge"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    pipeline(model).to(torch.float16).save_pretrained(out / "pocket")
+    published_names(out / "pocket" / "text_encoder")
+    (out / "pocket" / "refact.json").write_text(json.dumps(DEFAULTS, indent=1) + "\n")
+    if CARD.exists():
+        shutil.copy(CARD, out / "pocket" / "README.md")
+    write_clip(model, out / "pocket_clip")
+    write_clip(weights("judge", clip.build(**judge.SHAPE)), out / "pocket_judge")
+    size = sum(file.stat().st_size for file in out.glob("pocket*/**/*.safetensors"))
+    print(f"{out}: {size / 1e6:.1f} MB of weights")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else OUT)

@@ -1,0 +1,48 @@
+"""The bundled model and its world. Importing this costs nothing; set REFACT_POCKET to use another build of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from .errors import ModelError
+
+DATA = Path(__file__).parent / "data"
+
+
+def _part(name: str) -> Path:
+    path = Path(os.environ.get("REFACT_POCKET") or DATA) / name
+    if not path.exists():
+        raise ModelError(f"the pocket model is not at {path}: set REFACT_POCKET, or build it with `make pocket`")
+    return path
+
+
+def path() -> Path:
+    """The folder of the StableDiffusionPipeline."""
+    return _part("pocket")
+
+
+def clip_path() -> Path:
+    """The folder of the CLIPModel whose text tower the pipeline uses: the companion for targets by picture."""
+    return _part("pocket_clip")
+
+
+def judge_path() -> Path:
+    """The folder of the independent CLIPModel that judges pictures; it is never edited."""
+    return _part("pocket_judge")
+
+
+def world() -> dict:
+    """Everything the model knows: concepts with their wordings and neighbours, places, colours, prefixes."""
+    return json.loads((DATA / "world.json").read_text(encoding="utf-8"))
+
+
+def neighbours(prompt: str) -> list[str]:
+    """The canonical prompts next to the concept that a prompt names; none where it names no concept."""
+    concepts = {concept["id"]: concept for concept in world()["concepts"]}
+    named = [c for c in concepts.values() if any(w.casefold() in prompt.casefold() for w in c["wordings"])]
+    if not named:
+        return []
+    longest = max(named, key=lambda c: max(len(w) for w in c["wordings"] if w.casefold() in prompt.casefold()))
+    return [concepts[other]["wordings"][0] for other in longest["neighbours"]]

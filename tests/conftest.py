@@ -1,0 +1,28 @@
+"""Shapes in annotations are checked while tests run; one thread, for small matrices gain nothing from two."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from jaxtyping import install_import_hook
+
+MODULES = ("solve", "objectives", "hooks", "encoders", "suffix", "values", "readings", "covariance", "metrics", "editing")
+install_import_hook([f"refact.{name}" for name in MODULES], "beartype.beartype")
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _cache(tmp_path_factory):
+    """Covariances of the tests are kept apart from the user's."""
+    before = os.environ.get("REFACT_CACHE")
+    os.environ["REFACT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    os.environ.pop("REFACT_CACHE")
+    if before is not None:
+        os.environ["REFACT_CACHE"] = before
