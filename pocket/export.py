@@ -6,6 +6,7 @@ A part that is not trained yet is written with fresh weights, so that the others
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import sys
 from pathlib import Path
@@ -15,9 +16,16 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTextModel
 
-from . import autoencoder, clip, judge, tokenizer, training, unet
+from . import autoencoder, clip, judge, scenes, tokenizer, training, unet
 
-DEFAULTS = {"layer": 3, "default_steps": 12, "default_guidance": 3.5, "default_size": 64, "companion": "../pocket_clip"}
+DEFAULTS = {
+    "layer": 3,
+    "default_steps": 12,
+    "default_guidance": 3.5,
+    "default_size": 64,
+    "companion": "../pocket_clip",
+    "corpus": "captions.txt",
+}
 OUT = Path(__file__).parent.parent / "refact" / "data"
 CARD = Path(__file__).parent / "CARD.md"
 
@@ -59,6 +67,12 @@ def published_names(folder: Path) -> None:
     save_file(named, file, metadata={"format": "pt"})
 
 
+def captions(count: int = 6000) -> str:
+    """Random captions of the world, one a line: what the covariance of the encoder's keys is taken over."""
+    rng = random.Random(17)
+    return "\n".join(scenes.caption(rng, scenes.sample(rng)) for _ in range(count)) + "\n"
+
+
 def write_clip(model: CLIPModel, folder: Path) -> None:
     """A CLIPModel with its tokenizer and its picture preprocessing: 64 x 64, [-1, 1]."""
     model.half().save_pretrained(folder)
@@ -77,6 +91,7 @@ def main(out: Path) -> None:
     pipeline(model).to(torch.float16).save_pretrained(out / "pocket")
     published_names(out / "pocket" / "text_encoder")
     (out / "pocket" / "refact.json").write_text(json.dumps(DEFAULTS, indent=1) + "\n")
+    (out / "pocket" / "captions.txt").write_text(captions(), encoding="utf-8")
     if CARD.exists():
         shutil.copy(CARD, out / "pocket" / "README.md")
     write_clip(model, out / "pocket_clip")

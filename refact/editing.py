@@ -44,7 +44,7 @@ def refact(method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[Patc
     for encoder in chosen(model, method.encoders):
         layer = chosen_layer(model, encoder, method.layer)
         wanted = search(method, model, encoder, layer, edits)
-        prior, used[encoder.site(layer)] = prior_of(method, encoder, layer)
+        prior, used[encoder.site(layer)] = prior_of(method, model, encoder, layer)
         held, dropped = protect(method, encoder, layer, edits, onto, wanted.keys, prior)
         solution, targets = write(method, wanted, held)
         site = encoder.site(layer)
@@ -172,18 +172,19 @@ def _near(model: Model, read: Reading, edit: Edit, templates: Sequence[str]) -> 
     return torch.stack([target, source], 1).repeat(1 + len(edit.aliases), 1, 1)
 
 
-def covariance_of(method: Any, encoder: TextEncoder, layer: int) -> tuple[Float[Tensor, "d d"], dict]:
+def covariance_of(method: Any, model: Model, encoder: TextEncoder, layer: int) -> tuple[Float[Tensor, "d d"], dict]:
     """E[k k^T] at a layer, shrunk (the identity when a method does without), and what to record of it."""
     if not method.covariance:
         return torch.eye(encoder.linear(layer).in_features, dtype=torch.float64), {"corpus": None}
-    seen = covariance.obtain(encoder, layer, corpus=method.corpus, tokens=method.tokens, padding=method.padding)
+    corpus = method.corpus or model.corpus
+    seen = covariance.obtain(encoder, layer, corpus=corpus, tokens=method.tokens, padding=method.padding)
     record = {"hash": seen.hash(), "tokens": seen.tokens, "corpus": seen.corpus, "padding": seen.padding}
     return seen.shrunk(method.shrink), record | {"shrink": method.shrink}
 
 
-def prior_of(method: Any, encoder: TextEncoder, layer: int) -> tuple[solve.Prior, dict]:
+def prior_of(method: Any, model: Model, encoder: TextEncoder, layer: int) -> tuple[solve.Prior, dict]:
     """The prior at a layer, and what to record of its covariance."""
-    matrix, record = covariance_of(method, encoder, layer)
+    matrix, record = covariance_of(method, model, encoder, layer)
     return solve.prior(matrix), record
 
 
@@ -199,12 +200,18 @@ def protect(
     method: Any, encoder: TextEncoder, layer: int, edits: Sequence[Edit], onto: Sequence[Patch], keys, prior
 ) -> tuple[solve.Prior, list[Dropped]]:
     """The prior that holds the empty prompt, every `preserve` prompt and the facts of earlier patches."""
-    labels, rows = token_keys(encoder, layer, list(dict.fromkeys(p for edit in edits for p in edit.preserve)))
+    kept = [p for edit in edits for p in (*edit.preserve, *(ends_of(edit) if method.keep_ends else ()))]
+    labels, rows = token_keys(encoder, layer, list(dict.fromkeys(kept)))
     for patch in onto:
         earlier = torch.cat(list(keys_of_patch(encoder, layer, patch)))
         rows, labels = torch.cat([rows, earlier]), labels + [Dropped(", ".join(patch.names), 0)] * len(earlier)
     held, dropped = solve.hold_what_can_be(prior, torch.cat(keys), rows, method.hold)
     return held, [labels[i] for i in dropped]
+
+
+def ends_of(edit: Edit) -> list[str]:
+    """The texts of source and target, as far as they are texts of their own."""
+    return [text for text in (edit.old, edit.new) if isinstance(text, str) and text != edit.prompt]
 
 
 def token_keys(encoder: TextEncoder, layer: int, prompts: Sequence[str]) -> tuple[list[Dropped], Tensor]:

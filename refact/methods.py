@@ -44,7 +44,7 @@ PAPER_CONTEXTS = (  # the nine that the authors' code runs; the bare prompt is n
 )
 
 _PAPER = {"write": "value", "contexts": 9, "templates": PAPER_CONTEXTS} | {
-    "relative": False, "clamp": 4.0, "weight_decay": 0.1,
+    "relative": False, "clamp": 4.0, "weight_decay": 0.1, "keep_ends": False,
 }  # fmt: skip
 
 
@@ -76,8 +76,11 @@ class ReFACT:
     clamp: float = 2.0  # largest norm of an offset, relative to the state's (authors' code: 4 times ||v0||)
     ridge: float = 0.0  # relative to the keys' median leverage; 0: the fact holds exactly
     hold: float = 0.05  # least leverage that protection must leave an edit (closed_forms: below it updates explode)
+    keep_ends: bool = True  # hold the source's and the target's own prompts too (not in the paper)
     covariance: bool = True  # False: the identity instead of E[k k^T] (paper's ablation)
-    corpus: str = "captions"  # what E[k k^T] is taken over: built-in captions, a file, or hf:NAME
+    corpus: str = (
+        ""  # what E[k k^T] is over: "captions" (built in), a file, hf:NAME; "": the model's own, else captions
+    )
     tokens: int = 100_000  # how many keys of it (the authors' code: 100k texts)
     padding: bool = False  # count the pipeline's padding rows too
     shrink: float = 1e-4  # C + shrink * tr(C)/d * I

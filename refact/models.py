@@ -62,6 +62,12 @@ class Model:
     def dtype(self) -> torch.dtype:
         return next(iter(self.encoders.values())).dtype
 
+    @property
+    def corpus(self) -> str:
+        """Captions like those the model knows: its folder's own (refact.json), else the built-in ones."""
+        own = self.defaults.get("corpus")
+        return str(self.source.folder / own) if own and self.source else "captions"
+
     # -- parts --------------------------------------------------------------------------------------------------------
 
     @property

@@ -53,7 +53,7 @@ def _memit_one(method, model, encoder: TextEncoder, last: int, edits, onto, fact
         with moved(changes):
             keys = _states(method, encoder, layer, edits)[0]
             missing = goal - _states(method, encoder, last, edits)[1]
-        prior, used[site] = prior_of(method, encoder, layer)
+        prior, used[site] = prior_of(method, model, encoder, layer)
         prior, dropped = protect(method, encoder, layer, edits, onto, [k[None] for k in keys], prior)
         solution = solve.ridge(keys, prior, method.ridge * solve.typical(keys, prior))
         share = Wanted([k[None] for k in keys], missing / (last - layer + 1), wanted.found)
@@ -96,7 +96,7 @@ def alphaedit(method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[P
         layer = chosen_layer(model, encoder, method.layer)
         site = encoder.site(layer)
         wanted = search(method, model, encoder, layer, edits)
-        seen, used[site] = covariance_of(method, encoder, layer)
+        seen, used[site] = covariance_of(method, model, encoder, layer)
         keys = torch.stack([k.mean(0) for k in wanted.keys])
         earlier = [k.mean(0) for patch in onto for k in keys_of_patch(encoder, layer, patch)]
         solution = solve.ridge(keys, _free_prior(method, seen, keys, earlier), 1.0)
