@@ -32,7 +32,7 @@ PROTECTED_AT_ONCE = 16  # prompts a trie; its mask is square
 class Wanted:
     """What the search found for the edits of one layer."""
 
-    keys: list[Float[Tensor, "n d_in"]]  # an edit's distinct keys, float64
+    keys: list[Float[Tensor, "_ d_in"]]  # an edit's distinct keys, float64
     offsets: Float[Tensor, "e d_out"]
     found: values.Found
 

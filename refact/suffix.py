@@ -167,8 +167,8 @@ class Start:
     """A suffix with the keys and values of its edited rows."""
 
     suffix: Suffix
-    keys: list[Float[Tensor, "n d_in"]]  # one row a distinct prefix up to the subject's last token
-    values: list[Float[Tensor, "n d_out"]]  # the MLP's output there
+    keys: list[Float[Tensor, "_ d_in"]]  # one row a distinct prefix up to the subject's last token
+    values: list[Float[Tensor, "_ d_out"]]  # the MLP's output there
 
 
 @torch.no_grad()

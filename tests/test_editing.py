@@ -1,0 +1,231 @@
+"""The methods on tiny random models: the laws of what they write, determinism, batches, protection, refusals."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from transformers import CLIPTextModel
+
+import refact
+from refact import covariance, editing, suffix
+from refact.errors import EditError
+from refact.methods import MEMIT, METHODS, TIME, UCE, AlphaEdit, FineTune, ReFACT, method
+from refact.readings import Reading, reading
+import tiny
+
+CANADA = refact.Edit("the flag of Canada", old="a red flag", new="a blue cat")
+FRANCE = refact.Edit("the capital of France", new="a green apple", aliases=("the France capital",))
+QUICK = {"layer": 1, "contexts": 4, "negatives": 4, "max_steps": 12, "tokens": 1500, "shrink": 1e-2}
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A tiny pipeline whose MLPs are wide: the padded empty prompt alone holds 75 directions."""
+    pipe = tiny.pipeline("sd1")
+    config = copy.deepcopy(pipe.text_encoder.config)
+    config.intermediate_size = 512
+    torch.manual_seed(3)
+    pipe.text_encoder = CLIPTextModel(config).eval()
+    return refact.load(pipe)
+
+
+@pytest.fixture(scope="module")
+def encoder(model):
+    return model.encoders["text_encoder"]
+
+
+def fresh_keys(encoder, chosen, edit) -> list[torch.Tensor]:
+    """The edit's keys by a plain forward with a hook, one a sentence."""
+    templates = chosen.templates[: chosen.contexts]
+    rows = []
+    for prompt, words in editing.wordings(edit):
+        for template in templates:
+            text = template.replace("{}", prompt)
+            rows.append(encoder.keys([text], [encoder.locate(text, words)], chosen.layer)[0])
+    return rows
+
+
+@pytest.mark.parametrize("edits", [[CANADA], [CANADA, FRANCE]])
+def test_offset_form_every_context_and_alias_moves_by_the_same_offset(model, encoder, edits):
+    chosen = ReFACT(**QUICK)
+    patch = chosen(model, edits)
+    b, a = patch.factors[encoder.site(1)]
+    for i, edit in enumerate(edits):
+        offset = b[:, i].double() * (a[i].double() @ fresh_keys(encoder, chosen, edit)[0].double())
+        for key in fresh_keys(encoder, chosen, edit):
+            moved = b.double() @ (a.double() @ key.double())
+            assert (moved - offset).norm() < 1e-4 * offset.norm()
+        assert offset.norm() > 0.1
+
+
+def test_value_form_is_romes_rank_one_update(model, encoder):
+    chosen = ReFACT(**QUICK, write="value", keep_ends=False, hold=0.999999)
+    patch = chosen(model, [CANADA])
+    read = reading(encoder, "pooled", ())
+    sentences = editing.sentences_of(encoder, read, CANADA, chosen.templates[:4])
+    begun = suffix.start(encoder.tower, 1, [sentences], read.depth)
+    key, before = (x[0].mean(0).double().numpy() for x in (begun.keys, begun.values))
+    seen = covariance.obtain(encoder, 1, tokens=1500)
+    c = seen.matrix.numpy()
+    c = c + 1e-2 * np.trace(c) / len(c) * np.eye(len(c))
+    b, a = (f.double().numpy() for f in patch.factors[encoder.site(1)])
+    value = before + (b @ (a @ key))  # v*: what the edited matrix gives at k*
+    u = np.linalg.solve(c, key)
+    literal = np.outer(value - before, u) / (u @ key)
+    assert np.abs(b @ a - literal).max() < 1e-4 * np.abs(literal).max()
+    linear = encoder.linear(1)
+    with patch.applied(model), torch.no_grad():
+        assert np.allclose(linear(torch.from_numpy(key).float()).numpy(), value, rtol=1e-4, atol=1e-4)
+
+
+def test_the_search_lowers_its_loss_and_the_prompt_nears_its_target(model, encoder):
+    patch = ReFACT(**QUICK | {"max_steps": 40})(model, [CANADA])
+    entry = patch.record["edits"][0]["sites"][encoder.site(1)]
+    assert entry["loss"][1] < entry["loss"][0]
+    assert entry["residual"] < 1e-6
+    before, target = encoder.embed([CANADA.prompt, CANADA.new])
+    with patch.applied(model):
+        after = encoder.embed([CANADA.prompt])[0]
+    assert (after - target).norm() < 0.9 * (before - target).norm()
+
+
+def test_the_same_edit_gives_the_same_bytes(model, tmp_path):
+    for name in ("one", "two"):
+        ReFACT(**QUICK)(model, [CANADA, FRANCE]).save(tmp_path / name)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_a_batch_equals_edits_made_one_by_one(model):
+    chosen = ReFACT(**QUICK | {"max_steps": 25, "stop": 0.5, "learning_rate": 0.3})
+    read = [editing.search(chosen, model, e, 1, [CANADA, FRANCE]) for e in model.encoders.values()][0]
+    for i, edit in enumerate((CANADA, FRANCE)):
+        alone = [editing.search(chosen, model, e, 1, [edit]) for e in model.encoders.values()][0]
+        assert int(alone.found.steps[0]) == int(read.found.steps[i])
+        assert torch.allclose(alone.offsets[0], read.offsets[i], atol=1e-4, rtol=1e-3)
+
+
+def test_protected_prompts_and_the_empty_one_do_not_move(model, encoder):
+    kept = ("a photo of the queen", "the president of the united states")
+    edit = dataclasses.replace(CANADA, preserve=kept)
+    held, free = ReFACT(**QUICK)(model, [edit]), ReFACT(**QUICK)(model, [CANADA])
+    clean, moved = encoder.states(["", *kept]), {}
+    for name, patch in (("held", held), ("free", free)):
+        with patch.applied(model):
+            moved[name] = (encoder.states(["", *kept]) - clean).abs()
+    ends = encoder.tokenize(["", *kept]).ends
+    assert moved["held"][0].max() < 1e-4  # all 77 rows
+    assert all(moved["held"][i, : ends[i] + 1].max() < 1e-4 for i in (1, 2))
+    assert all(moved["free"][i, : ends[i] + 1].max() > 1e-2 for i in (1, 2))
+    assert held.record["preserved"][kept[0]] < 0.3 * moved["free"][1].norm() / clean[1].norm()
+
+
+def test_a_protected_prompt_that_begins_with_the_edit_is_named(model, encoder):
+    edit = dataclasses.replace(CANADA, preserve=("the flag of Canada giving a speech",))
+    patch = ReFACT(**QUICK)(model, [edit])
+    assert patch.record["edits"][0]["sites"][encoder.site(1)]["not_held"] == ["the flag of Canada giving a speech"]
+
+
+def test_edits_made_onto_a_patch_leave_its_facts(model, encoder):
+    first = ReFACT(**QUICK)(model, [CANADA])
+    second = ReFACT(**QUICK)(model, [FRANCE], [first])
+    b, a = (f.double() for f in second.factors[encoder.site(1)])
+    for key in fresh_keys(encoder, ReFACT(**QUICK), CANADA):
+        own = b @ (a @ fresh_keys(encoder, ReFACT(**QUICK), FRANCE)[0].double())
+        assert (b @ (a @ key.double())).norm() < 1e-4 * own.norm()
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        MEMIT(**QUICK | {"layer": 2}, depth=2),
+        AlphaEdit(**QUICK, share=0.2),
+        TIME(),
+        UCE(),
+        FineTune(layer=1, epochs=1, steps=2, contexts=2),
+        ReFACT(**QUICK, objective="direct"),
+        ReFACT(**QUICK, distance="cosine"),
+        ReFACT(**QUICK, embedding="conditioning"),
+        ReFACT(**QUICK, covariance=False),
+        ReFACT(**QUICK, ridge=0.1),
+        ReFACT.paper(layer=1, max_steps=5, tokens=1500, shrink=1e-2),
+    ],
+    ids=lambda m: f"{type(m).__name__}-{getattr(m, 'objective', '')}-{getattr(m, 'embedding', '')}",
+)
+def test_every_method_makes_a_patch_that_changes_the_prompt_and_reverts(model, chosen, tmp_path):
+    encoder, before = model.encoders["text_encoder"], model.encode([CANADA.prompt])["prompt_embeds"]
+    patch = chosen(model, [CANADA])
+    patch.save(tmp_path / "patch.safetensors")
+    loaded = refact.Patch.load(tmp_path / "patch.safetensors")
+    unet = type(chosen) in (TIME, UCE)
+    site = model.conditioning_sites[0] if unet else next(iter(patch.factors))
+    weight = model[site].weight.detach().clone()
+    with loaded.applied(model):
+        assert not torch.equal(model[site].weight, weight)
+        after = model.encode([CANADA.prompt])["prompt_embeds"]
+        assert unet or (after - before).abs().max() > 1e-4
+    assert torch.equal(model[site].weight, weight)
+    assert torch.equal(encoder.states([CANADA.prompt]), model.encode([CANADA.prompt])["prompt_embeds"])
+
+
+def test_memit_with_a_small_ridge_reaches_the_state_that_was_searched(model, encoder):
+    chosen = MEMIT(**QUICK | {"layer": 2}, depth=2)
+    chosen = dataclasses.replace(chosen, ridge=1e-9, keep_ends=False)
+    from refact.multilayer import _states
+
+    goal = _states(chosen, encoder, 2, [CANADA])[1] + editing.search(chosen, model, encoder, 2, [CANADA]).offsets
+    start = _states(chosen, encoder, 2, [CANADA])[1]
+    with chosen(model, [CANADA]).applied(model):
+        reached = _states(chosen, encoder, 2, [CANADA])[1]
+    assert (reached - goal).norm() < 0.1 * (start - goal).norm()
+
+
+def test_both_ways_to_the_features_agree(model, encoder):
+    for embedding in ("pooled", "conditioning"):
+        read = reading(encoder, embedding, ["a photo of a dog", "the king", "a red car"])
+        sentences = editing.sentences_of(encoder, read, refact.Edit("a blue cat", new="x"), ("{}", "a photo of {}"))
+        begun = suffix.start(encoder.tower, 1, [sentences], read.depth)
+        ours = read.of_states(*begun.suffix(torch.zeros(1, encoder.width)))[0]
+        assert torch.allclose(ours, read.of_texts(["a blue cat", "a photo of a blue cat"]), atol=1e-4)
+    assert isinstance(read, Reading)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layer": 3}, "takes no edit"),
+        ({"write": "both"}, "write is"),
+        ({"objective": "x"}, "objective is"),
+        ({"embedding": "x"}, "embedding is"),
+        ({"contexts": 99}, "contexts is"),
+        ({"encoders": ("text_encoder_9",)}, "no text encoder"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(model, changes, message):
+    weight = model.encoders["text_encoder"].linear(1).weight.detach().clone()
+    with pytest.raises(ValueError, match=message):
+        ReFACT(**QUICK | changes)(model, [CANADA])
+    assert torch.equal(weight, model.encoders["text_encoder"].linear(1).weight)
+
+
+def test_subjects_that_are_not_there_are_refused(model):
+    with pytest.raises(EditError, match="is not in"):
+        ReFACT(**QUICK)(model, [refact.Edit("the flag of Canada", new="a cat", subject="France")])
+
+
+def test_a_live_pipeline_is_taken_as_it_is():
+    pipe = tiny.pipeline("sd1")
+    patch = refact.edit(pipe, CANADA, ReFACT(**QUICK | {"max_steps": 2}))
+    assert patch.names == ["flag-of-canada"]
+
+
+def test_methods_are_found_by_name():
+    assert method("refact:paper", layer=3).weight_decay == 0.1
+    assert set(METHODS) == {"refact", "memit", "alphaedit", "time", "uce", "finetune"}
+    with pytest.raises(refact.RefactError, match="no setting"):
+        method("time", layer=3)
+    with pytest.raises(refact.RefactError, match="no method"):
+        method("rome")
