@@ -22,7 +22,7 @@ from .encoders import TextEncoder
 from .errors import EditError
 from .models import Model
 from .patch import Patch
-from .readings import Reading, reading
+from .readings import Reading, reading, spaced
 from .suffix import Sentence
 
 PROTECTED_AT_ONCE = 16  # prompts a trie; its mask is square
@@ -215,21 +215,28 @@ def ends_of(edit: Edit) -> list[str]:
 
 
 def token_keys(encoder: TextEncoder, layer: int, prompts: Sequence[str]) -> tuple[list[Dropped], Tensor]:
-    """The keys of all tokens of the prompts (to their [EOS]) and of the whole padded empty prompt, each once."""
+    """The keys of the prompts' tokens, each prefix once: all 77 rows of the empty prompt, which guidance reads in
+    every picture; of the others all to [EOS] and some of the padding rows, where the generator gets those."""
     tokens = encoder.tokenize(["", *prompts])
-    lists = [tuple(ids[: end + 1]) for ids, end in zip(tokens.ids.tolist(), tokens.ends.tolist())]
-    lists[0] = tuple(tokens.ids[0].tolist())
     labels, rows, seen = [], [], set()
-    for at in range(0, len(lists), PROTECTED_AT_ONCE):
-        group = [Sentence(ids, len(ids) - 1, len(ids) - 1) for ids in lists[at : at + PROTECTED_AT_ONCE]]
+    for at in range(0, len(tokens.ids), PROTECTED_AT_ONCE):
+        ids, ends = (t[at : at + PROTECTED_AT_ONCE].tolist() for t in (tokens.ids, tokens.ends))
+        group = [Sentence(tuple(row), 0, end) for row, end in zip(ids, ends)]
         keys, paths = suffix.all_keys(encoder.tower, layer, group)
         for prompt, sentence, path in zip(["", *prompts][at:], group, paths):
-            for position, node in enumerate(path):
+            for position in _held_rows(encoder, sentence, prompt):
                 if (prefix := sentence.ids[: position + 1]) not in seen:
                     seen.add(prefix)
                     labels.append(Dropped(prompt, position))
-                    rows.append(keys[node])
+                    rows.append(keys[path[position]])
     return labels, torch.stack(rows).double()
+
+
+def _held_rows(encoder: TextEncoder, sentence: Sentence, prompt: str) -> list[int]:
+    if not prompt:
+        return list(range(len(sentence.ids)))
+    padding = spaced(sentence.end, len(sentence.ids)) if encoder.row.rows == "last" else []
+    return sorted({*range(sentence.end + 1), *padding})
 
 
 def keys_of_patch(encoder: TextEncoder, layer: int, patch: Patch) -> Iterator[Tensor]:

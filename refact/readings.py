@@ -37,7 +37,7 @@ class Reading:
         """A sentence cut after the last row that is read; `ids` are padded as the pipeline pads."""
         if not self.scales or self.encoder.row.rows == "none":
             return Sentence(tuple(ids[: end + 1]), subject, end)
-        return Sentence(tuple(ids), subject, end, (subject, *_spaced(end, len(ids))))
+        return Sentence(tuple(ids), subject, end, (subject, *spaced(end, len(ids))))
 
     def of_states(self, rows: Tensor | None, pooled: Tensor) -> Tensor:
         """Features (..., f) of the rows (..., s, d) and pooled states (..., d) that a search gives."""
@@ -59,7 +59,7 @@ class Reading:
             return _parts(self.encoder, None, self._pooled(texts))
         tokens = self.encoder.tokenize(list(texts))
         states = self.encoder.states(list(texts))
-        index = [(max(end - 1, 0), *_spaced(end, states.shape[1])) for end in tokens.ends.tolist()]
+        index = [(max(end - 1, 0), *spaced(end, states.shape[1])) for end in tokens.ends.tolist()]
         rows = states[torch.arange(len(texts))[:, None], torch.tensor(index)]
         return _parts(self.encoder, rows, self._pooled(texts) if self.encoder.row.pooled else states[:, 0])
 
@@ -82,7 +82,8 @@ def reading(encoder: TextEncoder, embedding: str, texts: Sequence[str], companio
     return Reading(encoder, projection, spread)
 
 
-def _spaced(end: int, length: int) -> list[int]:
+def spaced(end: int, length: int) -> list[int]:
+    """Rows from [EOS] to the last padding row, evenly spaced."""
     return [round(end + (length - 1 - end) * i / (PADDING_ROWS - 1)) for i in range(PADDING_ROWS)]
 
 

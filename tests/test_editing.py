@@ -7,6 +7,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from transformers import CLIPTextModel
 
@@ -15,7 +16,6 @@ from refact import covariance, editing, suffix
 from refact.errors import EditError
 from refact.methods import MEMIT, METHODS, TIME, UCE, AlphaEdit, FineTune, ReFACT, method
 from refact.readings import Reading, reading
-import tiny
 
 CANADA = refact.Edit("the flag of Canada", old="a red flag", new="a blue cat")
 FRANCE = refact.Edit("the capital of France", new="a green apple", aliases=("the France capital",))
@@ -101,9 +101,9 @@ def test_the_same_edit_gives_the_same_bytes(model, tmp_path):
 
 def test_a_batch_equals_edits_made_one_by_one(model):
     chosen = ReFACT(**QUICK | {"max_steps": 25, "stop": 0.5, "learning_rate": 0.3})
-    read = [editing.search(chosen, model, e, 1, [CANADA, FRANCE]) for e in model.encoders.values()][0]
+    read = next(editing.search(chosen, model, e, 1, [CANADA, FRANCE]) for e in model.encoders.values())
     for i, edit in enumerate((CANADA, FRANCE)):
-        alone = [editing.search(chosen, model, e, 1, [edit]) for e in model.encoders.values()][0]
+        alone = next(editing.search(chosen, model, e, 1, [edit]) for e in model.encoders.values())
         assert int(alone.found.steps[0]) == int(read.found.steps[i])
         assert torch.allclose(alone.offsets[0], read.offsets[i], atol=1e-4, rtol=1e-3)
 
@@ -120,7 +120,7 @@ def test_protected_prompts_and_the_empty_one_do_not_move(model, encoder):
     assert moved["held"][0].max() < 1e-4  # all 77 rows
     assert all(moved["held"][i, : ends[i] + 1].max() < 1e-4 for i in (1, 2))
     assert all(moved["free"][i, : ends[i] + 1].max() > 1e-2 for i in (1, 2))
-    assert held.record["preserved"][kept[0]] < 0.3 * moved["free"][1].norm() / clean[1].norm()
+    assert held.record["preserved"][kept[0]] < 0.5 * moved["free"][1].norm() / clean[1].norm()
 
 
 def test_a_protected_prompt_that_begins_with_the_edit_is_named(model, encoder):

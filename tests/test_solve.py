@@ -33,7 +33,7 @@ def relative(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def test_exact_with_one_key_is_romes_formula():
-    rng, c, k, _, r = draw(0, 1)
+    _rng, c, k, _, r = draw(0, 1)
     u = np.linalg.solve(c, k[0])  # ROME, arXiv 2202.05262, equation 2: W + Lambda (C^-1 k)^T
     rome = np.outer(r[0], u) / (u @ k[0])
     ours = r.T @ solve.exact(t(k), solve.prior(t(c))).right.numpy()
@@ -41,27 +41,27 @@ def test_exact_with_one_key_is_romes_formula():
 
 
 def test_exact_with_many_keys_is_the_constrained_least_squares_solution():
-    rng, c, k, _, r = draw(1, 5)
+    _rng, c, k, _, r = draw(1, 5)
     ci = np.linalg.inv(c)
     literal = r.T @ np.linalg.inv(k @ ci @ k.T) @ k @ ci
     assert relative(r.T @ solve.exact(t(k), solve.prior(t(c))).right.numpy(), literal) < 1e-11
 
 
 def test_ridge_is_memits_formula():
-    rng, c, k, _, r = draw(2, 7)
+    _rng, c, k, _, r = draw(2, 7)
     lam = 0.7
     memit = r.T @ k @ np.linalg.inv(lam * c + k.T @ k)  # arXiv 2210.07229, equation 14, with rows as samples
     assert relative(r.T @ solve.ridge(t(k), solve.prior(t(c)), lam).right.numpy(), memit) < 1e-11
 
 
 def test_ridge_on_the_identity_is_times_formula():
-    rng, _, k, _, r = draw(3, 6)
+    _rng, _, k, _, r = draw(3, 6)
     time = r.T @ k @ np.linalg.inv(0.1 * np.eye(D) + k.T @ k)  # arXiv 2303.08084, equation 3
     assert relative(r.T @ solve.ridge(t(k), solve.prior(t(0.1 * np.eye(D))), 1.0).right.numpy(), time) < 1e-11
 
 
 def test_the_null_space_prior_is_alphaedits_formula():
-    rng, c, k, kp, r = draw(4, 4, p=3)
+    _rng, c, k, kp, r = draw(4, 4, p=3)
     v = solve.null_space(t(c), 0.05).numpy()
     p, l2 = v @ v.T, 0.3
     alpha = r.T @ k @ p @ np.linalg.inv(kp.T @ kp @ p + k.T @ k @ p + l2 * np.eye(D))  # arXiv 2410.02355, eq. 12
@@ -78,7 +78,7 @@ def test_the_null_space_prior_is_alphaedits_formula():
     seed=st.integers(0, 10**6), n=st.integers(1, 5), p=st.integers(1, 8), lam=st.sampled_from([0.0, 1e-6, 0.1, 10.0])
 )
 def test_protected_keys_do_not_move_whatever_the_ridge(seed, n, p, lam):
-    rng, c, k, k0, r = draw(seed, n, p)
+    _rng, c, k, k0, r = draw(seed, n, p)
     k0 = np.concatenate([k0, k0[:1], 3 * k0[-1:]])  # singular on purpose: [BOS] stands in every prompt
     prior = solve.prior(t(c)).hold(t(k0))
     right = (solve.ridge(t(k), prior, lam) if lam else solve.exact(t(k), prior)).right.numpy()
@@ -87,7 +87,7 @@ def test_protected_keys_do_not_move_whatever_the_ridge(seed, n, p, lam):
 
 
 def test_exact_under_protection_equals_stacked_constraints():
-    rng, c, k, k0, r = draw(5, 3, 4)
+    _rng, c, k, k0, r = draw(5, 3, 4)
     stacked, values = np.concatenate([k, k0]), np.concatenate([r, np.zeros((4, OUT))])
     ci = np.linalg.inv(c)
     literal = values.T @ np.linalg.inv(stacked @ ci @ stacked.T) @ stacked @ ci
@@ -95,13 +95,13 @@ def test_exact_under_protection_equals_stacked_constraints():
 
 
 def test_a_vanishing_ridge_is_equality():
-    rng, c, k, k0, _ = draw(6, 4, 3)
+    _rng, c, k, k0, _ = draw(6, 4, 3)
     prior = solve.prior(t(c)).hold(t(k0))
     assert relative(solve.ridge(t(k), prior, 1e-11).right.numpy(), solve.exact(t(k), prior).right.numpy()) < 1e-8
 
 
 def test_one_offset_holds_at_all_keys_of_its_group_and_at_none_of_the_others():
-    rng, c, k, _, _ = draw(7, 6)
+    _rng, c, k, _, _ = draw(7, 6)
     k = np.concatenate([k, k[:1]])  # a context that begins with the subject has the same key
     groups = np.zeros((7, 2))
     groups[[0, 1, 2, 6], 0] = 1
@@ -112,7 +112,7 @@ def test_one_offset_holds_at_all_keys_of_its_group_and_at_none_of_the_others():
 
 
 def test_the_order_of_a_batch_does_not_matter():
-    rng, c, k, k0, r = draw(8, 6, 3)
+    _rng, c, k, k0, r = draw(8, 6, 3)
     order = np.array([3, 1, 5, 0, 2, 4])
     prior = solve.prior(t(c)).hold(t(k0))
     one, other = (rr.T @ solve.ridge(t(kk), prior, 0.1).right.numpy() for kk, rr in ((k, r), (k[order], r[order])))
@@ -140,7 +140,7 @@ def test_keys_that_together_span_an_edit_are_dropped_until_it_lives():
 
 
 def test_more_keys_than_directions_are_refused():
-    rng, c, k, k0, _ = draw(11, D - 2, 4)
+    _rng, c, k, k0, _ = draw(11, D - 2, 4)
     prior = solve.prior(t(c)).hold(t(k0))
     assert prior.free == D - 4
     with pytest.raises(EditError, match="do not fit"):
