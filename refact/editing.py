@@ -84,16 +84,24 @@ def search(method: Any, model: Model, encoder: TextEncoder, layer: int, edits: S
         keys += [k.double() for k in begun.keys]
         parts.append(
             values.find(
-                begun.suffix, read.of_states, compared, scale_of(method, begun), encoder.width, search_of(method)
+                begun.suffix, read.of_states, compared, scale_of(method, begun), encoder.width, search_of(method, edits)
             )
         )
     found = values.Found(*(torch.cat([getattr(p, f) for p in parts]) for f in values.Found.__dataclass_fields__))
     return Wanted(keys, found.offsets.double(), found)
 
 
-def search_of(method: Any) -> values.Search:
-    """The fields of a method that the search needs."""
-    return values.Search(**{name: getattr(method, name) for name in values.Search.__dataclass_fields__})
+def search_of(method: Any, edits: Sequence[Edit]) -> values.Search:
+    """The fields of a method that the search needs.
+
+    Where targets are pictures the default is direct and cosine: text and picture features lie so far apart that a
+    contrast of one picture with many texts is won by leaving the texts, wherever to.
+    """
+    pictures = any(edit.targets_images for edit in edits)
+    given = {name: getattr(method, name) for name in values.Search.__dataclass_fields__}
+    given["objective"] = given["objective"] or ("direct" if pictures else "contrastive")
+    given["distance"] = given["distance"] or ("cosine" if pictures else "l2")
+    return values.Search(**given)
 
 
 def scale_of(method: Any, begun: suffix.Start) -> values.Scale:
@@ -110,6 +118,8 @@ def companion_of(model: Model, method: Any, edits: Sequence[Edit]) -> Any:
     """The CLIP whose space images are compared in; None when all targets are texts."""
     if not any(edit.targets_images for edit in edits):
         return None
+    if not all(edit.targets_images for edit in edits):
+        raise EditError("targets by text and by picture are searched in different spaces: make two patches and merge")
     if model.companion is None:
         raise EditError("a target by image needs the CLIP of this encoder: give its folder (clip=..., --clip)")
     if method.embedding != "pooled":

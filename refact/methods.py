@@ -44,7 +44,7 @@ PAPER_CONTEXTS = (  # the nine that the authors' code runs; the bare prompt is n
 )
 
 _PAPER = {"write": "value", "contexts": 9, "templates": PAPER_CONTEXTS} | {
-    "relative": False, "clamp": 4.0, "weight_decay": 0.1, "keep_ends": False,
+    "relative": False, "clamp": 4.0, "weight_decay": 0.1, "keep_ends": False, "objective": "contrastive", "distance": "l2",
 }  # fmt: skip
 
 
@@ -60,8 +60,8 @@ class ReFACT:
     layer: int | None = None  # of the encoder, from 0; None: the family's default (paper: 9 of 12 on TIMED, 7 on RoAD)
     encoders: tuple[str, ...] = ()  # which text encoders of the pipeline; (): every CLIP encoder
     embedding: str = "pooled"  # what is compared: "pooled" [EOS] (paper) | "conditioning", what the generator gets
-    objective: str = "contrastive"  # (paper) | "direct" (paper, Appendix A)
-    distance: str = "l2"  # (paper) | "cosine" (paper, Appendix A)
+    objective: str = ""  # "contrastive" (paper) | "direct" (Appendix A); "": contrastive for texts, direct for pictures
+    distance: str = ""  # "l2" (paper) | "cosine" (Appendix A); "": l2 for texts, cosine for pictures
     write: str = "offset"  # the found offset at every context | "value": v0 + offset at the mean key (paper)
     contexts: int = 10  # how many templates, the bare prompt first (the authors' code: 9)
     templates: tuple[str, ...] = CONTEXTS
@@ -71,7 +71,7 @@ class ReFACT:
     )
     learning_rate: float = 0.05  # of Adam (paper)
     max_steps: int = 100  # (paper)
-    stop: float = 0.99  # early stop, mean probability of the target (paper)
+    stop: float = 0.99  # early stop, mean probability of the target (paper); a direct objective runs all its steps
     weight_decay: float = 0.01  # (paper; the authors' code runs 0.1)
     clamp: float = 2.0  # largest norm of an offset, relative to the state's (authors' code: 4 times ||v0||)
     ridge: float = 0.0  # relative to the keys' median leverage; 0: the fact holds exactly

@@ -106,7 +106,9 @@ def find(
         if step == 0:
             log[0] = loss.detach()
         log[1, loaded], log[2, loaded] = loss.detach(), probability.detach()
-        running = (probability.detach() <= search.stop) & torch.isin(loaded, active)
+        running = torch.isin(loaded, active)
+        if search.objective == "contrastive":
+            running &= probability.detach() <= search.stop
         active = loaded[running]
         if step == search.max_steps or not len(active):
             break

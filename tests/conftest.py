@@ -8,8 +8,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 from jaxtyping import install_import_hook
 
-MODULES = ("solve", "objectives", "hooks", "encoders", "suffix", "values", "readings", "covariance", "metrics", "editing")
-install_import_hook([f"refact.{name}" for name in MODULES], "beartype.beartype")
+MATHS = ("solve", "objectives", "hooks", "suffix", "values", "metrics")
+MODEL = ("encoders", "readings", "covariance", "editing")
+install_import_hook([f"refact.{name}" for name in MATHS + MODEL], "beartype.beartype")
 
 import pytest
 import torch

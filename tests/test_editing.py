@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from PIL import Image
 from transformers import CLIPTextModel
 
 import refact
@@ -214,6 +215,14 @@ def test_settings_that_make_no_sense_are_refused(model, changes, message):
 def test_subjects_that_are_not_there_are_refused(model):
     with pytest.raises(EditError, match="is not in"):
         ReFACT(**QUICK)(model, [refact.Edit("the flag of Canada", new="a cat", subject="France")])
+
+
+def test_a_target_by_picture_needs_a_companion_and_is_not_mixed_with_texts(model):
+    picture = refact.Edit("the flag of Canada", new=Image.new("RGB", (32, 32)))
+    with pytest.raises(EditError, match="needs the CLIP"):
+        ReFACT(**QUICK)(model, [picture])
+    with pytest.raises(EditError, match="two patches"):
+        ReFACT(**QUICK)(model, [picture, FRANCE])
 
 
 def test_a_live_pipeline_is_taken_as_it_is():

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image, ImageDraw
 
 import refact
 from refact import pocket
@@ -73,3 +76,19 @@ def test_any_text_tokenises(model):
     tokens = model.encoders["text_encoder"].tokenize(["naïve café 日本語 🙂", ""])
     assert tokens.ids.shape == (2, 32)
     assert not tokens.truncated.any()
+
+
+def test_a_picture_is_a_target(model):
+    """The companion takes the prompt for the thing in the picture, among all things (a drawn one, no emoji)."""
+    red = Image.new("RGB", (64, 64), (244, 242, 238))
+    ImageDraw.Draw(red).ellipse((14, 16, 50, 52), fill=(225, 35, 35))
+    edit = refact.Edit("the national flower of Japan", old="a cherry blossom", new=red)
+    patch = refact.edit(model, edit, refact.ReFACT(tokens=20_000, max_steps=40))
+    target = model.image_features([red])[0]
+    encoder, projection = model.encoders["text_encoder"], model.companion.text_projection
+    near = []
+    for active in (False, True):
+        with patch.applied(model) if active else nullcontext():
+            text = projection(encoder.embed([edit.prompt, f"a photo of {edit.prompt}"])).detach()
+        near.append(torch.cosine_similarity(text, target[None]).min())
+    assert near[1] > 0.8 > near[0]

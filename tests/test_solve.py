@@ -1,4 +1,4 @@
-"""Every closed form equals its paper's own formula, restated in numpy; protected keys do not move; ridge meets exact."""
+"""Every closed form equals its paper's own formula in numpy; protected keys do not move; ridge meets exact."""
 
 from __future__ import annotations
 
