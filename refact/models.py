@@ -37,7 +37,7 @@ class Model:
     """A text-to-image pipeline, of which only the text encoders need be in memory; or a bare CLIP text encoder.
 
     encoders: by component name, the pipeline's own objects. defaults: refact.json of the model's folder (layer,
-    default_steps, default_guidance, companion). companion: a CLIPModel or its folder, for targets by picture.
+    default_steps, default_guidance, default_size, companion). companion: a CLIPModel or its folder, for targets by picture.
     """
 
     def __init__(
@@ -162,10 +162,6 @@ class Model:
             return Path(self._companion).expanduser()
         if self._companion is not None or self.source is None:
             return None
-        if self.name == "pocket":
-            from . import pocket
-
-            return Path(pocket.clip_path())
         bundled = self.defaults.get("companion")
         return self.source.folder / bundled if bundled else None
 
@@ -261,6 +257,7 @@ class Model:
         """The pipeline's arguments: what was asked for, else the model's own; the rest is left to diffusers."""
         steps = self.defaults.get("default_steps") if steps is None else steps
         guidance = self.defaults.get("default_guidance") if guidance is None else guidance
+        size = self.defaults.get("default_size") if size is None else size
         options = {"num_inference_steps": steps, "guidance_scale": guidance, "height": size, "width": size}
         return {key: value for key, value in options.items() if value is not None}
 

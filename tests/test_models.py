@@ -454,12 +454,14 @@ def test_a_companion_may_come_with_the_model(folders, tmp_path):
 def test_the_pocket_comes_with_its_settings_and_its_companion(folders, tmp_path, monkeypatch):
     shutil.copytree(folders["sd1"], tmp_path / "pocket")
     tiny.clip_model().save_pretrained(tmp_path / "pocket_clip")
-    (tmp_path / "pocket" / "refact.json").write_text('{"default_steps": 2}')
+    (tmp_path / "pocket" / "refact.json").write_text(
+        '{"default_steps": 2, "default_size": 32, "companion": "../pocket_clip"}'
+    )
     monkeypatch.setenv("REFACT_POCKET", str(tmp_path))
     model = load("pocket")
-    assert (model.name, model.family.name, model.defaults) == ("pocket", "sd1", {"default_steps": 2})
+    assert (model.name, model.family.name, model.defaults["default_steps"]) == ("pocket", "sd1", 2)
     assert model.image_features(images(1)).shape == (1, 24)
-    assert len(model.generate("a cat", size=32)) == 1
+    assert model.generate("a cat")[0].image.size == (32, 32)
 
 
 def test_without_a_companion_pictures_are_refused(folders):
