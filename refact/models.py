@@ -37,7 +37,8 @@ class Model:
     """A text-to-image pipeline, of which only the text encoders need be in memory; or a bare CLIP text encoder.
 
     encoders: by component name, the pipeline's own objects. defaults: refact.json of the model's folder (layer,
-    default_steps, default_guidance, default_size, companion). companion: a CLIPModel or its folder, for targets by picture.
+    default_steps, default_guidance, default_size, companion). companion: a CLIPModel or its folder, for targets
+    by picture.
     """
 
     def __init__(
