@@ -299,10 +299,11 @@ def patch_of(method: Any, model: Model, edits: Sequence[Edit], factors: dict, lo
     """The patch with its record."""
     from . import __version__
 
+    touched = {site.partition(".")[0] for site in factors}
     record = {
         "refact": 1,
         "family": model.family.name,
-        "model": {"name": model.name, "encoders": model.fingerprints()},
+        "model": {"name": model.name, "encoders": {k: v for k, v in model.fingerprints().items() if k in touched}},
         "method": {"name": type(method).__name__, **asdict(method)},
         "edits": [edit.to_json() | {"sites": log} for edit, log in zip(edits, logs)],
         "covariance": used,

@@ -71,7 +71,7 @@ class ReFACT:
     )
     learning_rate: float = 0.05  # of Adam (paper)
     max_steps: int = 100  # (paper)
-    stop: float = 0.99  # early stop, mean probability of the target (paper); a direct objective runs all its steps
+    stop: float = 0.99  # early stop, mean probability of the target (paper); a direct objective runs on
     weight_decay: float = 0.01  # (paper; the authors' code runs 0.1)
     clamp: float = 2.0  # largest norm of an offset, relative to the state's (authors' code: 4 times ||v0||)
     ridge: float = 0.0  # relative to the keys' median leverage; 0: the fact holds exactly
