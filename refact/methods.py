@@ -44,7 +44,8 @@ PAPER_CONTEXTS = (  # the nine that the authors' code runs; the bare prompt is n
 )
 
 _PAPER = {"write": "value", "contexts": 9, "templates": PAPER_CONTEXTS} | {
-    "relative": False, "clamp": 4.0, "weight_decay": 0.1, "keep_ends": False, "objective": "contrastive", "distance": "l2",
+    "relative": False, "clamp": 4.0, "weight_decay": 0.1, "keep_ends": False,
+    "objective": "contrastive", "distance": "l2",
 }  # fmt: skip
 
 
