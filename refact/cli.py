@@ -38,6 +38,8 @@ KINDS = {"int": int, "int | None": int, "float": float, "bool": bool, "str": str
 
 def main() -> None:
     """Run the command; a user's mistake is one line and exit code 2."""
+    from . import commands  # noqa: F401  registers more subcommands
+
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         app()
@@ -352,61 +354,8 @@ def bake(
     say(quiet, f"{output}: a pipeline with {sum(len(one.names) for one, _ in loaded)} facts changed")
 
 
-@app.command()
-def stats(
-    model: ModelName = "pocket",
-    layer: Annotated[list[int] | None, typer.Option(help="Layers; by default every one that takes edits.")] = None,
-    corpus: Annotated[str, typer.Option(help="captions (built in), a text or csv file, or hf:NAME.")] = "captions",
-    tokens: Annotated[int, typer.Option(help="How many tokens to read.")] = 100_000,
-    padding: Annotated[bool, typer.Option(help="Count the pipeline's padding rows too.")] = False,
-    device: Device = None,
-    quiet: Quiet = False,
-) -> None:
-    """Collect E[k k^T] of the MLPs' inputs over a corpus, and keep it in the cache ($REFACT_CACHE).
-
-    Example: refact stats -m stable-diffusion-v1-5/stable-diffusion-v1-5 --layer 7 --layer 9
-    """
-    from .covariance import obtain
-
-    ready = open_model(model, device, None)
-    for encoder in ready.encoders.values():
-        for one in layer if layer else encoder.effective:
-            made = obtain(encoder, one, corpus=corpus, tokens=tokens, padding=padding, progress=_bar(quiet))
-            say(quiet, f"{encoder.site(one)}: {made.tokens} tokens of {made.corpus}")
-
-
-def _bar(quiet: bool) -> Callable:
+def bar(quiet: bool) -> Callable:
+    """A progress bar on stderr."""
     from tqdm import tqdm
 
     return lambda items, text="", total=None: tqdm(items, desc=text, total=total, disable=quiet, file=sys.stderr)
-
-
-@app.command()
-def models(
-    name: Annotated[str | None, typer.Argument(help="'pocket', a folder or a hub id; nothing: the families.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """The families of models that can be edited; or what one model is; or the bundled model's world.
-
-    Example: refact models pocket --json
-    """
-    from .families import FAMILIES
-
-    if name is None:
-        rows = {f.name: {"title": f.title, "encoders": [e.name for e in f.encoders]} for f in FAMILIES.values()}
-        lines = [f"{key:6} {row['title']:32} {', '.join(row['encoders'])}" for key, row in rows.items()]
-        typer.echo(json.dumps(rows, indent=1) if as_json else "\n".join(lines))
-    elif name == "pocket":
-        from . import pocket
-
-        world = pocket.world()
-        text = "\n".join(f"{c['kind']:7} {c['wordings'][0]}" for c in world["concepts"])
-        typer.echo(json.dumps(world, indent=1, ensure_ascii=False) if as_json else text)
-    else:
-        ready = open_model(name)
-        form = {"name": ready.name, "family": ready.family.name, "encoders": ready.fingerprints()}
-        typer.echo(json.dumps(form, indent=1) if as_json else "\n".join(f"{k}: {v}" for k, v in form.items()))
-
-
-if __name__ == "__main__":
-    main()

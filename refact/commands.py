@@ -1,0 +1,113 @@
+"""More commands, registered by `cli.py`: stats, models, and those of the evidence, bench and report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .cli import AsJson, Device, Dtype, ModelName, Quiet, app, bar, open_model, say, seeds_of
+
+
+@app.command()
+def bench(
+    data: Annotated[str, typer.Argument(help="pocket-road, pocket-timed, or a csv in RoAD's or TIMED's columns.")],
+    out: Annotated[Path, typer.Option(help="The run's folder; what is in it already is not done again.")],
+    model: ModelName = "pocket",
+    methods: Annotated[str, typer.Option(help="Names of methods, with commas.")] = "refact,baseline,oracle",
+    seeds: Annotated[str, typer.Option(help="Seeds, like 0-24 (the paper's).")] = "0-4",
+    judge: Annotated[str | None, typer.Option(help="Folder of the judging CLIP; none: the text side only.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only so many cases.")] = None,
+    keep_images: Annotated[int, typer.Option(help="How many seeds' pictures to keep for the report.")] = 1,
+    ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster, or 'local'.")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run the paper's evaluation: efficacy, generality, specificity of each method on each case, resumable.
+
+    Example: refact bench pocket-road --methods refact,time,uce,baseline,oracle --seeds 0-4 --out runs/road
+    """
+    from .benchmark import run
+    from .results import markdown, read_run, summary
+
+    judge = judge or ("pocket" if model == "pocket" else None)
+    ready = model if ray else open_model(model, device, dtype)
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    wanted = {"seeds": seeds_of(seeds), "judge": judge, "limit": limit, "keep_images": keep_images, "ray": ray}
+    run(data, ready, names, out, progress=bar(quiet or as_json), **wanted)
+    sides = {side: summary(read_run(out), side) for side in (("image", "text") if judge else ("text",))}
+    if as_json:
+        typer.echo(json.dumps(sides, indent=1, default=str))
+        return
+    for side, found in sides.items():
+        about = f"in pictures, judged by {judge}" if side == "image" else "text side only, no picture was looked at"
+        say(quiet, f"{data}: {about}", markdown(found), "")
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path("report.html"),
+    quiet: Quiet = False,
+) -> None:
+    """One self-contained HTML page about runs: tables, plots, and a strip of pictures for every case.
+
+    Example: refact report runs/road -o road.html
+    """
+    from .report import write
+
+    say(quiet, str(write(folders, output)))
+
+
+@app.command()
+def stats(
+    model: ModelName = "pocket",
+    layer: Annotated[list[int] | None, typer.Option(help="Layers; by default every one that takes edits.")] = None,
+    corpus: Annotated[str, typer.Option(help="captions (built in), a text or csv file, or hf:NAME.")] = "captions",
+    tokens: Annotated[int, typer.Option(help="How many tokens to read.")] = 100_000,
+    padding: Annotated[bool, typer.Option(help="Count the pipeline's padding rows too.")] = False,
+    device: Device = None,
+    quiet: Quiet = False,
+) -> None:
+    """Collect the second moments of the MLPs' inputs over a corpus, and keep it in the cache ($REFACT_CACHE).
+
+    Example: refact stats -m stable-diffusion-v1-5/stable-diffusion-v1-5 --layer 7 --layer 9
+    """
+    from .covariance import obtain
+
+    ready = open_model(model, device, None)
+    for encoder in ready.encoders.values():
+        for one in layer if layer else encoder.effective:
+            made = obtain(encoder, one, corpus=corpus, tokens=tokens, padding=padding, progress=bar(quiet))
+            say(quiet, f"{encoder.site(one)}: {made.tokens} tokens of {made.corpus}")
+
+
+@app.command()
+def models(
+    name: Annotated[str | None, typer.Argument(help="'pocket', a folder or a hub id; nothing: the families.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The families of models that can be edited; or what one model is; or the bundled model's world.
+
+    Example: refact models pocket --json
+    """
+    from .families import FAMILIES
+
+    if name is None:
+        rows = {f.name: {"title": f.title, "encoders": [e.name for e in f.encoders]} for f in FAMILIES.values()}
+        lines = [f"{key:6} {row['title']:32} {', '.join(row['encoders'])}" for key, row in rows.items()]
+        typer.echo(json.dumps(rows, indent=1) if as_json else "\n".join(lines))
+    elif name == "pocket":
+        from . import pocket
+
+        world = pocket.world()
+        text = "\n".join(f"{c['kind']:7} {c['wordings'][0]}" for c in world["concepts"])
+        typer.echo(json.dumps(world, indent=1, ensure_ascii=False) if as_json else text)
+    else:
+        ready = open_model(name)
+        form = {"name": ready.name, "family": ready.family.name, "encoders": ready.fingerprints()}
+        typer.echo(json.dumps(form, indent=1) if as_json else "\n".join(f"{k}: {v}" for k, v in form.items()))
