@@ -1,0 +1,134 @@
+"""The command, end to end on a tiny pipeline: what it writes, what it says, how it ends."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import tiny
+from PIL import Image
+
+from refact import cli
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny.folder("sd1", tmp_path_factory.mktemp("cli"))
+
+
+@pytest.fixture
+def refact(monkeypatch, capsys):
+    """Run the command: (exit code, stdout, stderr)."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["refact", *map(str, words)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+QUICK = ("--layer", 1, "--contexts", 2, "--negatives", 2, "--max-steps", 3, "--tokens", 1500, "--no-keep-ends")
+QUICK = (*QUICK, "--hold", 0.9999)  # 64 directions do not hold the 77 rows of the empty prompt
+
+
+@pytest.fixture(scope="module")
+def patch(folder, tmp_path_factory):
+    file = tmp_path_factory.mktemp("patch") / "canada.safetensors"
+    words = [
+        "edit",
+        "-m",
+        folder,
+        "--prompt",
+        "the flag of Canada",
+        "--old",
+        "a dog",
+        "--new",
+        "a cat",
+        "-o",
+        file,
+        *QUICK,
+    ]
+    subprocess.run([sys.executable, "-m", "refact", *map(str, words)], capture_output=True, check=False)
+    assert file.exists()
+    return file
+
+
+def test_an_edit_writes_a_file_and_says_whether_it_holds(refact, folder, tmp_path):
+    words = ["--prompt", "the flag of Canada", "--new", "a cat", "-o", tmp_path / "a.safetensors", *QUICK]
+    code, out, _ = refact("edit", "-m", folder, *words, "--json")
+    form = json.loads(out)
+    assert code == (0 if form["facts"][0]["holds"] else 3)
+    assert (tmp_path / "a.safetensors").stat().st_size < 64 * 1024
+    code_again, said, _ = refact("edit", "-m", folder, *words)
+    assert code_again == code
+    assert "text side" in said
+
+
+def test_several_edits_come_from_a_file(refact, folder, tmp_path):
+    file = tmp_path / "edits.toml"
+    file.write_text(
+        '[[edit]]\nprompt = "the flag of Canada"\nnew = "a cat"\n[[edit]]\nprompt = "a red car"\nnew = "a dog"\n'
+    )
+    _, out, _ = refact("edit", "-m", folder, "--edits", file, "-o", tmp_path / "two.safetensors", *QUICK, "--json")
+    assert [fact["name"] for fact in json.loads(out)["facts"]] == ["flag-of-canada", "red-car"]
+
+
+def test_show_names_the_lines_for_other_programs(refact, patch):
+    code, out, _ = refact("show", patch)
+    assert code == 0
+    assert all(word in out for word in ("load_lora_weights", "ComfyUI", "lora:", "the flag of Canada"))
+
+
+def test_verify_judges_by_its_share(refact, folder, patch):
+    code, out, _ = refact("verify", patch, "-m", folder, "--json")
+    assert code == (0 if json.loads(out)["share"] == 1 else 3)
+    assert refact("verify", patch, "-m", folder, "--fail-under", 0)[0] == 0
+
+
+def test_merge_generate_and_bake(refact, folder, patch, tmp_path):
+    assert refact("merge", patch, patch, "-o", tmp_path / "both.safetensors")[0] == 0
+    code, _out, err = refact(
+        "generate", "-m", folder, "--prompt", "the flag of Canada", "--patch", f"{patch}:0.5", "--seeds", "0-1",
+        "--steps", 2, "-o", tmp_path / "grid.png",
+    )  # fmt: skip
+    assert code == 0, err
+    assert Image.open(tmp_path / "grid.png").width > 300
+    assert refact("bake", "-m", folder, "--patch", patch, "-o", tmp_path / "baked")[0] == 0
+    assert (tmp_path / "baked" / "model_index.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["edit", "-m", "nowhere/at-all", "--prompt", "a", "--new", "b"], "nowhere/at-all"),
+        (["edit", "-m", "{folder}", "--prompt", "a cat"], "--new"),
+        (["edit", "-m", "{folder}", "--prompt", "a cat", "--new", "b", "--subject", "dog"], "is not in"),
+        (["edit", "-m", "{folder}", "--prompt", "a cat", "--new", "b", "--layer", "99"], "takes no edit"),
+        (["edit", "-m", "{folder}", "--prompt", "a cat", "--new", "b", "--method", "rome"], "no method"),
+        (["show", "/nothing/here.safetensors"], "here.safetensors"),
+        (["generate", "-m", "{folder}", "--prompt", "a", "--seeds", "x"], "seeds"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_exit_code_2(refact, folder, words, message):
+    code, _, err = refact(*(word.replace("{folder}", str(folder)) for word in words))
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_help_and_show_import_no_torch(patch):
+    code = (
+        "import sys; sys.argv = {argv!r}\nfrom refact import cli\n"
+        "try: cli.main()\nexcept SystemExit: pass\n"
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    )
+    for argv in (["refact", "--help"], ["refact", "edit", "--help"], ["refact", "show", str(patch)]):
+        subprocess.run([sys.executable, "-c", code.format(argv=argv)], check=True, capture_output=True)
