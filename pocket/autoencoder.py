@@ -41,7 +41,7 @@ def train(steps: int, frozen: bool = False) -> None:
     if found := training.load("autoencoder"):
         model.load_state_dict(found["model"])
         start = found["step"]
-        if found["frozen"] == frozen:
+        if found.get("frozen") == frozen:
             optimiser.load_state_dict(found["optimiser"])
         rng = random.Random(start)
     for step in training.clock("autoencoder", start, steps):

@@ -149,7 +149,8 @@ def train(steps: int, name: str, swaps: bool = True, **shape: object) -> None:
     optimiser = torch.optim.AdamW(model.parameters(), lr=PEAK, weight_decay=0.01, betas=(0.9, 0.98))
     if found := training.load(name):
         model.load_state_dict(found["model"])
-        optimiser.load_state_dict(found["optimiser"])
+        if "optimiser" in found:
+            optimiser.load_state_dict(found["optimiser"])
         start = found["step"]
     rng = random.Random(1000 + start)
     for step in training.clock(name, start, steps):

@@ -103,7 +103,8 @@ def train(steps: int) -> None:
     average = {name: w.clone() for name, w in model.state_dict().items()}
     if found := training.load("unet"):
         model.load_state_dict(found["model"])
-        optimiser.load_state_dict(found["optimiser"])
+        if "optimiser" in found:
+            optimiser.load_state_dict(found["optimiser"])
         average, start = found["average"], found["step"]
     noise_of = DDPMScheduler(**NOISE)
     random_of = torch.Generator().manual_seed(start)
