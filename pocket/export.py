@@ -47,11 +47,17 @@ def text_encoder(model: CLIPModel) -> CLIPTextModel:
     return alone.eval()
 
 
+def shipped_scale() -> float:
+    """The scale of the latents that the shipped UNet was trained on, where the pool that gave it is gone."""
+    file = OUT / "pocket" / "vae" / "config.json"
+    return json.loads(file.read_text())["scaling_factor"] if file.exists() else 1.0
+
+
 def pipeline(model: CLIPModel) -> StableDiffusionPipeline:
     """The whole pipeline."""
     vae = weights("autoencoder", autoencoder.build())
     pool = training.load("pool")
-    vae.register_to_config(scaling_factor=float(pool["scale"]) if pool else 1.0)
+    vae.register_to_config(scaling_factor=float(pool["scale"]) if pool else shipped_scale())
     scheduler = DDIMScheduler(**unet.NOISE, timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True)
     return StableDiffusionPipeline(
         vae=vae, text_encoder=text_encoder(model), tokenizer=tokenizer.load(), scheduler=scheduler,
@@ -86,9 +92,10 @@ def write_clip(model: CLIPModel, folder: Path) -> None:
 def main(out: Path) -> None:
     """Write pocket/, pocket_clip/ and pocket_judge/ below `out`."""
     model = weights("clip", clip.build())
+    whole = pipeline(model)  # before the old folders go: it may need their scale
     for name in ("pocket", "pocket_clip", "pocket_judge"):
         shutil.rmtree(out / name, ignore_errors=True)
-    pipeline(model).to(torch.float16).save_pretrained(out / "pocket")
+    whole.to(torch.float16).save_pretrained(out / "pocket")
     published_names(out / "pocket" / "text_encoder")
     (out / "pocket" / "refact.json").write_text(json.dumps(DEFAULTS, indent=1) + "\n")
     (out / "pocket" / "captions.txt").write_text(captions(), encoding="utf-8")
