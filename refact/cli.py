@@ -146,14 +146,14 @@ def edit(
 
     Exit code 3: the file was written, but the fact does not hold on the text side.
     """
-    from .verification import verify
+    from .verification import unseen, verify
 
     wanted = _edits(edits, prompt, new, old, subject, alias, preserve, preserve_file)
     chosen = method(by, **settings)
-    ready = open_model(model, device, dtype, companion=clip)
+    ready = open_model(model, device, dtype, companion=clip, encoders=settings.get("encoders"))
     patch = chosen(ready, wanted, [p for p, _ in patches_of(map(str, onto or []))])
     patch.save(output)
-    if any(e.targets_images for e in wanted):
+    if unseen(patch):
         say(quiet or as_json, f"{output}: {len(wanted)} edit(s). Check with: refact verify {output} --images")
         return
     facts = verify(ready, patch, watch=_neighbours(ready, wanted))

@@ -7,14 +7,14 @@ token be mapped to where the state of a target token went: residual (T - S) W^T 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import solve
-from .editing import patch_of
+from .editing import alone, patch_of
 from .edits import Edit, distinct
 from .errors import EditError
 from .models import Model
@@ -23,16 +23,18 @@ from .patch import Patch
 
 def time(method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[Patch] = ()) -> Patch:
     """TIME (arXiv 2303.08084): aligned tokens of prompt and destination, ridge towards the old projection."""
+    alone(method, onto)
     edits = distinct(edits)
     pairs = [_aligned(model, edit) for edit in edits]
     keys = torch.cat([source for source, _ in pairs])
     prior = solve.prior(method.strength * torch.eye(keys.shape[1], dtype=torch.float64))
     right = solve.ridge(keys, prior, 1.0).right
-    return _patch(method, model, edits, pairs, lambda _: right)
+    return _patch(method, model, edits, pairs, right)
 
 
 def uce(method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[Patch] = ()) -> Patch:
     """UCE (arXiv 2308.14761): the last content token, with the `preserve` prompts and the empty one kept."""
+    alone(method, onto)
     edits = distinct(edits)
     pairs = [(_last(model, [edit.prompt]), _last(model, [_text(edit)])) for edit in edits]
     keys = torch.cat([source for source, _ in pairs])
@@ -40,7 +42,7 @@ def uce(method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[Patch] 
     identity = torch.eye(keys.shape[1], dtype=torch.float64)
     prior = solve.prior((method.strength * identity + method.keep * kept.T @ kept) / method.erase)
     right = solve.ridge(keys, prior, 1.0).right
-    return _patch(method, model, edits, pairs, lambda _: right)
+    return _patch(method, model, edits, pairs, right)
 
 
 def _text(edit: Edit) -> str:
@@ -49,14 +51,14 @@ def _text(edit: Edit) -> str:
     return edit.new
 
 
-def _patch(method: Any, model: Model, edits: list[Edit], pairs: list, right_of: Callable[[str], Tensor]) -> Patch:
+def _patch(method: Any, model: Model, edits: list[Edit], pairs: list, right: Tensor) -> Patch:
     moves = torch.cat([target - source for source, target in pairs])
     factors, logs, first = {}, [{} for _ in edits], 0
     if not model.conditioning_sites:
         raise EditError(f"{model.name} has no cross-attention on text states; {type(method).__name__} needs a UNet's")
     for site in model.conditioning_sites:
         weight = model[site].weight.detach().double()
-        factors[site] = ((weight @ moves.T).float(), right_of(site).float())
+        factors[site] = ((weight @ moves.T).float(), right.float())
     for log, (source, _) in zip(logs, pairs):
         log.update({site: {"rows": [first, first + len(source)]} for site in factors})
         first += len(source)

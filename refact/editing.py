@@ -7,13 +7,14 @@ write       all changes at once, in closed form                 (solve.py)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import covariance, solve, suffix, values
 from .corpus import captions
@@ -37,19 +38,49 @@ class Wanted:
     found: values.Found
 
 
+@dataclass(frozen=True)
+class Dropped:
+    """A protected token that could not be held, for some edit would have died of it."""
+
+    prompt: str
+    token: int
+
+
+Writer = Callable[[TextEncoder, int, Wanted], "Written"]
+
+
+@dataclass(frozen=True)
+class Written:
+    """How a method wrote what was wanted at one layer."""
+
+    solution: solve.Solution
+    targets: Float[Tensor, "n e"]  # what share of each edit's offset each key should get
+    dropped: list[Dropped]
+    covariance: dict  # for the record
+
+
 def refact(method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[Patch] = ()) -> Patch:
-    """One matrix an encoder, written for all edits at once."""
+    """One matrix an encoder, written for all edits at once, with the protected keys held."""
     edits = distinct(edits)
+
+    def written(encoder: TextEncoder, layer: int, wanted: Wanted) -> Written:
+        prior, used = prior_of(method, model, encoder, layer)
+        held, dropped = protect(method, encoder, layer, edits, onto, wanted.keys, prior)
+        return Written(*write(method, wanted, held), dropped, used)
+
+    return one_layer(method, model, edits, written)
+
+
+def one_layer(method: Any, model: Model, edits: list[Edit], writer: Writer) -> Patch:
+    """In each encoder: search at one layer, let the method write what was found."""
     factors, logs, used = {}, [{} for _ in edits], {}
     for encoder in chosen(model, method.encoders):
         layer = chosen_layer(model, encoder, method.layer)
         wanted = search(method, model, encoder, layer, edits)
-        prior, used[encoder.site(layer)] = prior_of(method, model, encoder, layer)
-        held, dropped = protect(method, encoder, layer, edits, onto, wanted.keys, prior)
-        solution, targets = write(method, wanted, held)
-        site = encoder.site(layer)
-        factors[site] = (wanted.offsets.T.float().contiguous(), solution.right.float())
-        for log, entry in zip(logs, entries(wanted, solution, targets, layer, dropped)):
+        site, written = encoder.site(layer), writer(encoder, layer, wanted)
+        factors[site] = (wanted.offsets.T.float().contiguous(), written.solution.right.float())
+        used[site] = written.covariance
+        for log, entry in zip(logs, entries(wanted, written, layer)):
             log[site] = entry
     return patch_of(method, model, edits, factors, logs, used)
 
@@ -59,6 +90,8 @@ def chosen(model: Model, names: Sequence[str]) -> list[TextEncoder]:
     if missing := [name for name in names if name not in model.encoders]:
         raise EditError(f"{model.name} has no text encoder {missing[0]!r}; it has {', '.join(model.encoders)}")
     picked = [model.encoders[n] for n in names] or [e for e in model.encoders.values() if e.kind == "clip"]
+    if others := [encoder.name for encoder in picked if encoder.kind != "clip"]:
+        raise EditError(f"{others[0]} is no CLIP: edits of T5 are not there yet")
     return [encoder.in_float32() for encoder in picked]
 
 
@@ -81,14 +114,25 @@ def search(method: Any, model: Model, encoder: TextEncoder, layer: int, edits: S
         sentences = [sentences_of(encoder, read, edit, templates_of(method)) for edit in group]
         begun = suffix.start(encoder.tower, layer, sentences, read.depth)
         compared = candidates(model, read, group, templates_of(method), away)
+        scale, how = scale_of(method, begun), search_of(method, edits)
         keys += [k.double() for k in begun.keys]
-        parts.append(
-            values.find(
-                begun.suffix, read.of_states, compared, scale_of(method, begun), encoder.width, search_of(method, edits)
-            )
-        )
+        with frozen(encoder.module, read.projection):
+            parts.append(values.find(begun.suffix, read.of_states, compared, scale, encoder.width, how))
     found = values.Found(*(torch.cat([getattr(p, f) for p in parts]) for f in values.Found.__dataclass_fields__))
     return Wanted(keys, found.offsets.double(), found)
+
+
+@contextmanager
+def frozen(*modules: nn.Module | None) -> Iterator[None]:
+    """Within the block no weight asks for a gradient, so that a search keeps no tensors for theirs."""
+    asking = [w for module in modules if module is not None for w in module.parameters() if w.requires_grad]
+    try:
+        for weight in asking:
+            weight.requires_grad_(False)
+        yield
+    finally:
+        for weight in asking:
+            weight.requires_grad_(True)
 
 
 def search_of(method: Any, edits: Sequence[Edit]) -> values.Search:
@@ -198,14 +242,6 @@ def prior_of(method: Any, model: Model, encoder: TextEncoder, layer: int) -> tup
     return solve.prior(matrix), record
 
 
-@dataclass(frozen=True)
-class Dropped:
-    """A protected token that could not be held, for some edit would have died of it."""
-
-    prompt: str
-    token: int
-
-
 def protect(
     method: Any, encoder: TextEncoder, layer: int, edits: Sequence[Edit], onto: Sequence[Patch], keys, prior
 ) -> tuple[solve.Prior, list[Dropped]]:
@@ -253,8 +289,7 @@ def keys_of_patch(encoder: TextEncoder, layer: int, patch: Patch) -> Iterator[Te
     """The keys of a patch's edits at a layer, from the prompts that it records."""
     templates = tuple(patch.record["method"].get("templates", ("{}",)))[: patch.record["method"].get("contexts", 1)]
     plain = Reading(encoder, None)
-    for form in patch.record["edits"]:
-        edit = Edit.from_json({key: value for key, value in form.items() if key != "sites"})
+    for edit in patch.edits:
         begun = suffix.start(encoder.tower, layer, [sentences_of(encoder, plain, edit, templates)], plain.depth)
         yield begun.keys[0].double()
 
@@ -274,10 +309,9 @@ def write(method: Any, wanted: Wanted, prior: solve.Prior) -> tuple[solve.Soluti
     return solve.exact(keys, prior, groups), groups
 
 
-def entries(
-    wanted: Wanted, solution: solve.Solution, targets: Tensor, layer: int, dropped: list[Dropped]
-) -> Iterator[dict]:
+def entries(wanted: Wanted, written: Written, layer: int) -> Iterator[dict]:
     """What the patch records of each edit at one site."""
+    solution, targets = written.solution, written.targets
     found, missing = wanted.found, (solution.written - targets) @ wanted.offsets
     for i, offset in enumerate(wanted.offsets):
         mine = targets[:, i] > 0
@@ -291,7 +325,7 @@ def entries(
             "residual": float(missing[mine].norm(dim=1).max() / offset.norm().clamp_min(1e-30)),
             "leverage": float(solution.leverage[mine].min()),
             "condition": solution.condition,
-            "not_held": sorted({d.prompt for d in dropped}),
+            "not_held": sorted({d.prompt for d in written.dropped}),
         }
 
 
@@ -313,6 +347,12 @@ def patch_of(method: Any, model: Model, edits: Sequence[Edit], factors: dict, lo
     return replace(patch, record=record | {"preserved": drift(model, patch, edits)})
 
 
+def alone(method: Any, onto: Sequence[Patch]) -> None:
+    """EditError where a method that cannot hold earlier facts is asked to."""
+    if onto:
+        raise EditError(f"{type(method).__name__} cannot hold the facts of earlier patches: make it without onto")
+
+
 def drift(model: Model, patch: Patch, edits: Sequence[Edit]) -> dict[str, float]:
     """How far each protected prompt's conditioning moved, relative to its own norm; the empty prompt is one."""
     prompts = ["", *dict.fromkeys(p for edit in edits for p in edit.preserve)]
@@ -331,5 +371,6 @@ def edit(model: Any, edits: Edit | Sequence[Edit], method: Any = None, onto: Seq
     from .methods import ReFACT
     from .models import load
 
-    ready = model if isinstance(model, Model) else load(model)
-    return (method or ReFACT())(ready, [edits] if isinstance(edits, Edit) else list(edits), onto)
+    method = method or ReFACT()
+    ready = model if isinstance(model, Model) else load(model, encoders=getattr(method, "encoders", None) or None)
+    return method(ready, [edits] if isinstance(edits, Edit) else list(edits), onto)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import hooks, objectives
-from .editing import chosen, chosen_layer, patch_of, templates_of, wordings
+from .editing import alone, chosen, chosen_layer, patch_of, templates_of, wordings
 from .edits import Edit, distinct
 from .encoders import TextEncoder
 from .errors import EditError
@@ -22,6 +22,7 @@ def finetune(method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[Pa
 
     The paper penalises the infinity norm; here it is bounded, which needs no weight for the penalty.
     """
+    alone(method, onto)
     edits = distinct(edits)
     factors, logs = {}, [{} for _ in edits]
     for encoder in chosen(model, method.encoders):

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from . import solve, suffix
 from .editing import (
     Wanted,
+    Written,
     chosen,
     chosen_layer,
     covariance_of,
     entries,
     keys_of_patch,
+    one_layer,
     patch_of,
     prior_of,
     protect,
@@ -51,16 +53,16 @@ def _memit_one(method, model, encoder: TextEncoder, last: int, edits, onto, fact
     for layer in range(last - method.depth + 1, last + 1):
         site = encoder.site(layer)
         with moved(changes):
-            keys = _states(method, encoder, layer, edits)[0]
-            missing = goal - _states(method, encoder, last, edits)[1]
+            keys, reached = _states(method, encoder, layer, edits)
+            missing = goal - (reached if layer == last else _states(method, encoder, last, edits)[1])
         prior, used[site] = prior_of(method, model, encoder, layer)
         prior, dropped = protect(method, encoder, layer, edits, onto, [k[None] for k in keys], prior)
         solution = solve.ridge(keys, prior, method.ridge * solve.typical(keys, prior))
         share = Wanted([k[None] for k in keys], missing / (last - layer + 1), wanted.found)
         factors[site] = (share.offsets.T.float().contiguous(), solution.right.float())
         changes.append((encoder.linear(layer), share.offsets.T @ solution.right))
-        eye = torch.eye(len(keys), dtype=torch.float64)
-        for log, entry in zip(logs, entries(share, solution, eye, layer, dropped)):
+        written = Written(solution, torch.eye(len(keys), dtype=torch.float64), dropped, used[site])
+        for log, entry in zip(logs, entries(share, written, layer)):
             log[site] = entry
 
 
@@ -90,21 +92,15 @@ def moved(changes: Sequence[tuple[nn.Linear, Tensor]]) -> Iterator[None]:
 
 def alphaedit(method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[Patch] = ()) -> Patch:
     """One layer, along directions that hold `method.share` of the corpus's energy; earlier edits are held softly."""
-    edits = distinct(edits)
-    factors, logs, used = {}, [{} for _ in edits], {}
-    for encoder in chosen(model, method.encoders):
-        layer = chosen_layer(model, encoder, method.layer)
-        site = encoder.site(layer)
-        wanted = search(method, model, encoder, layer, edits)
-        seen, used[site] = covariance_of(method, model, encoder, layer)
+
+    def written(encoder: TextEncoder, layer: int, wanted: Wanted) -> Written:
+        seen, used = covariance_of(method, model, encoder, layer)
         keys = torch.stack([k.mean(0) for k in wanted.keys])
         earlier = [k.mean(0) for patch in onto for k in keys_of_patch(encoder, layer, patch)]
         solution = solve.ridge(keys, _free_prior(method, seen, keys, earlier), 1.0)
-        factors[site] = (wanted.offsets.T.float().contiguous(), solution.right.float())
-        eye = torch.eye(len(keys), dtype=torch.float64)
-        for log, entry in zip(logs, entries(wanted, solution, eye, layer, [])):
-            log[site] = entry
-    return patch_of(method, model, edits, factors, logs, used)
+        return Written(solution, torch.eye(len(keys), dtype=torch.float64), [], used)
+
+    return one_layer(method, model, distinct(edits), written)
 
 
 def _free_prior(method: Any, seen: Tensor, keys: Tensor, earlier: list[Tensor]) -> solve.Prior:

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from . import lora, stash
-from .edits import slug
+from .edits import Edit, slug
 from .errors import ModelError, PatchError
 from .families import FAMILIES, lora_keys, on_disk
 from .lora import Factors
@@ -165,6 +165,11 @@ class Patch:
         return linear
 
     # -- its facts
+
+    @property
+    def edits(self) -> list[Edit]:
+        """The edits that the record tells of."""
+        return [Edit.from_json({k: v for k, v in form.items() if k != "sites"}) for form in self.record["edits"]]
 
     def __getitem__(self, name: str) -> Patch:
         """The patch of one edit alone."""

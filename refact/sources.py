@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -215,27 +215,23 @@ def _hint(folder: Path, source: Source) -> str:
     return f"; it has variant {', '.join(sorted(variants))}" if variants else ""
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> AbstractContextManager[None]:
     """Within the block transformers shows no progress bar and no report of the keys that it loaded."""
     from transformers.utils import logging
 
-    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bar:
-            logging.enable_progress_bar()
+    return _hushed(logging, logging.is_progress_bar_enabled())
+
+
+def _quiet_diffusers() -> AbstractContextManager[None]:
+    from diffusers.utils import logging
+
+    return _hushed(logging, getattr(logging, "_tqdm_active", True))
 
 
 @contextmanager
-def _quiet_diffusers() -> Iterator[None]:
-    from diffusers.utils import logging
-
-    level, bar = logging.get_verbosity(), getattr(logging, "_tqdm_active", True)
+def _hushed(logging: Any, bar: bool) -> Iterator[None]:
+    """bar: whether this library's progress bars are on."""
+    level = logging.get_verbosity()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:

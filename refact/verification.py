@@ -45,20 +45,23 @@ class Fact:
         return asdict(self)
 
 
-def edits_of(patch: Patch) -> list[Edit]:
-    """The edits that a patch records."""
-    return [Edit.from_json({k: v for k, v in form.items() if k != "sites"}) for form in patch.record["edits"]]
+def unseen(patch: Patch) -> str:
+    """Why the text side cannot tell whether a patch's facts hold; "" where it can."""
+    if any(edit.targets_images for edit in patch.edits):
+        return "a target by picture"
+    if not any(site.startswith("text_encoder") for site in patch.factors):
+        return "a patch that changes no text encoder"
+    return ""
 
 
 def verify(
     model: Model, patch: Patch, watch: Sequence[str] = (), strength: float = 1.0, force: bool = False
 ) -> list[Fact]:
     """A `Fact` for each edit of the patch, by the encoder that it moved the most; `watch`: more prompts to look at."""
-    edits = edits_of(patch)
-    if any(edit.targets_images for edit in edits):
-        raise EditError("a target by image cannot be verified on the text side: use --images and a judge")
+    if reason := unseen(patch):
+        raise EditError(f"{reason} cannot be verified on the text side: use pictures and a judge (--images)")
+    edits = patch.edits
     encoders = [e for e in model.encoders.values() if any(site.startswith(f"{e.name}.") for site in patch.factors)]
-    encoders = encoders or list(model.encoders.values())
     named = [list(dict.fromkeys(["", _source(edit), edit.new, *edit.preserve, *watch])) for edit in edits]
     clean = [[_look(e, edit, prompts) for e in encoders] for edit, prompts in zip(edits, named)]
     with patch.applied(model, strength=strength, force=force):
@@ -144,7 +147,7 @@ def look(
         raise EditError("pictures need a judge: give the folder of a CLIP (--judge)")
     judging = load_judge(judge)
     check_independent(judging, model)
-    edits = edits_of(patch)
+    edits = patch.edits
     with patch.applied(model, strength=strength, force=force):
         drawn = [model.generate([edit.prompt], seeds) for edit in edits]
     seen = []

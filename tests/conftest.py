@@ -27,3 +27,20 @@ def _cache(tmp_path_factory):
     os.environ.pop("REFACT_CACHE")
     if before is not None:
         os.environ["REFACT_CACHE"] = before
+
+
+@pytest.fixture
+def model():
+    """Two linears at two sites; files with a whole pipeline have a `model` of their own."""
+    import tiny
+
+    return tiny.Linears()
+
+
+@pytest.fixture
+def patch(model):
+    """Two facts at two sites with different ranks, and one that is at one site only."""
+    import tiny
+
+    one, two = (tiny.CLIP_FC2.format(layer) for layer in (1, 2))
+    return tiny.patch(model, {"canada": {one: 1, two: 2}, "france": {one: 2, two: 1}, "peru": {two: 1}})

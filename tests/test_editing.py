@@ -212,6 +212,25 @@ def test_settings_that_make_no_sense_are_refused(model, changes, message):
     assert torch.equal(weight, model.encoders["text_encoder"].linear(1).weight)
 
 
+@pytest.mark.parametrize("chosen", [TIME(), UCE(), FineTune(layer=1)], ids=lambda m: type(m).__name__)
+def test_methods_that_cannot_hold_earlier_facts_say_so(model, chosen):
+    with pytest.raises(EditError, match="cannot hold"):
+        chosen(model, [CANADA], [TIME()(model, [FRANCE])])
+
+
+def test_a_patch_of_the_unet_has_no_text_side(model):
+    with pytest.raises(EditError, match="no text encoder"):
+        refact.verify(model, TIME()(model, [CANADA]))
+
+
+def test_a_search_asks_for_no_weights_gradient_and_leaves_the_flags(model, encoder):
+    asked = [w.requires_grad for w in encoder.module.parameters()]
+    with editing.frozen(encoder.module, None):
+        assert not any(w.requires_grad for w in encoder.module.parameters())
+    assert [w.requires_grad for w in encoder.module.parameters()] == asked
+    assert any(asked)
+
+
 def test_subjects_that_are_not_there_are_refused(model):
     with pytest.raises(EditError, match="is not in"):
         ReFACT(**QUICK)(model, [refact.Edit("the flag of Canada", new="a cat", subject="France")])

@@ -19,17 +19,6 @@ FC2 = tiny.CLIP_FC2
 ONE, TWO = FC2.format(1), FC2.format(2)
 
 
-@pytest.fixture
-def model():
-    return tiny.Linears()
-
-
-@pytest.fixture
-def patch(model):
-    """Two facts at two sites with different ranks, and one that is at one site only."""
-    return tiny.patch(model, {"canada": {ONE: 1, TWO: 2}, "france": {ONE: 2, TWO: 1}, "peru": {TWO: 1}})
-
-
 def pack(header: dict | bytes, data: bytes = b"", length: int | None = None) -> bytes:
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return (len(text) if length is None else length).to_bytes(8, "little") + text + data

@@ -25,21 +25,6 @@ def bits(model) -> bytes:
     return b"".join(w.weight.detach().reshape(-1).view(torch.uint8).numpy().tobytes() for w in model.layers.values())
 
 
-def close(one: dict, other: dict, tolerance: float = 1e-6) -> None:
-    torch.testing.assert_close(one, other, rtol=0, atol=tolerance)
-
-
-@pytest.fixture
-def model():
-    return tiny.Linears()
-
-
-@pytest.fixture
-def patch(model):
-    """Two facts at two sites with different ranks, and one that is at one site only."""
-    return tiny.patch(model, {"canada": {ONE: 1, TWO: 2}, "france": {ONE: 2, TWO: 1}, "peru": {TWO: 1}})
-
-
 # -- in a model -------------------------------------------------------------------------------------------------------
 
 
@@ -223,8 +208,8 @@ def test_one_fact_and_the_others_make_the_whole(patch):
 def test_single_facts_are_weakened(patch):
     weaker = patch.scaled({"france": 0.25})
     for name, strength in {"canada": 1, "france": 0.25, "peru": 1}.items():
-        close(tiny.change(weaker[name]), {s: d * strength for s, d in tiny.change(patch[name]).items()})
-    close(tiny.change(patch.scaled(-2.0)), {s: -2 * d for s, d in tiny.change(patch).items()})
+        tiny.close(tiny.change(weaker[name]), {s: d * strength for s, d in tiny.change(patch[name]).items()})
+    tiny.close(tiny.change(patch.scaled(-2.0)), {s: -2 * d for s, d in tiny.change(patch).items()})
     entries = weaker.scaled({"france": 2}).record["edits"][1]["sites"]
     assert {entry["strength"] for entry in entries.values()} == {0.5}
     assert not tiny.change(patch.scaled({"peru": 0})["peru"])[TWO].any()
@@ -244,9 +229,9 @@ def test_merging_adds(model, patch):
     assert both.names == ["canada", "france", "peru", "canada-2"]
     total = tiny.change(patch)
     total[TWO] = total[TWO] + tiny.change(other)[TWO]
-    close(tiny.change(both), total)
-    close(tiny.change(both["canada-2"]), tiny.change(other))
-    close(tiny.change(both.without("canada-2")), tiny.change(patch))
+    tiny.close(tiny.change(both), total)
+    tiny.close(tiny.change(both["canada-2"]), tiny.change(other))
+    tiny.close(tiny.change(both.without("canada-2")), tiny.change(patch))
     assert both.record["method"] == {"name": "random"}  # their seeds differ
     assert patch.names == ["canada", "france", "peru"]  # what was merged is as it was
 
@@ -276,7 +261,7 @@ def test_facts_made_together_cannot_be_taken_apart(patch):
         joint["canada"]
     with pytest.raises(PatchError, match="shares its rows"):
         joint.scaled({"canada": 0.5})
-    close(tiny.change(joint.scaled(0.5)), {ONE: tiny.change(joint)[ONE] / 2})
+    tiny.close(tiny.change(joint.scaled(0.5)), {ONE: tiny.change(joint)[ONE] / 2})
 
 
 # -- its factors ------------------------------------------------------------------------------------------------------
@@ -302,10 +287,10 @@ def test_too_many_rows_are_refactored_only_when_asked(tmp_path):
     kept, compact = (Patch.load(tmp_path / f"{name}.safetensors") for name in ("as-it-is", "compact"))
     assert kept.rank == 16
     assert "refactored" not in kept.record
-    close(tiny.change(kept["e3"]), tiny.change(patch["e3"]))
+    tiny.close(tiny.change(kept["e3"]), tiny.change(patch["e3"]))
     assert compact.rank == 12
     assert compact.record["refactored"] is True
-    close(tiny.change(compact), tiny.change(patch), 1e-5)
+    tiny.close(tiny.change(compact), tiny.change(patch), 1e-5)
     assert merge([patch, compact]).record["refactored"] is True
     assert compact.factors[TWO][1].shape == (8, 20)  # below the limit: as it was
     with pytest.raises(PatchError, match="cannot be taken apart"):

@@ -22,21 +22,6 @@ STEM = "lora_te_text_model_encoder_layers_1_mlp_fc2"
 DOWN, UP = f"{STEM}.lora_down.weight", f"{STEM}.lora_up.weight"
 
 
-def close(one: dict, other: dict, tolerance: float = 1e-6) -> None:
-    torch.testing.assert_close(one, other, rtol=0, atol=tolerance)
-
-
-@pytest.fixture
-def model():
-    return tiny.Linears()
-
-
-@pytest.fixture
-def patch(model):
-    """Two facts at two sites with different ranks, and one that is at one site only."""
-    return tiny.patch(model, {"canada": {ONE: 1, TWO: 2}, "france": {ONE: 2, TWO: 1}, "peru": {TWO: 1}})
-
-
 # -- the file ---------------------------------------------------------------------------------------------------------
 
 
@@ -52,7 +37,7 @@ def test_saving_and_loading_is_identity(tmp_path, patch):
 def test_half_precision_files(tmp_path, patch, dtype):
     patch.save(tmp_path / "p.safetensors", dtype=dtype)
     again = Patch.load(tmp_path / "p.safetensors")
-    close(tiny.change(again), tiny.change(patch), 3e-3 if dtype is torch.float16 else 3e-2)
+    tiny.close(tiny.change(again), tiny.change(patch), 3e-3 if dtype is torch.float16 else 3e-2)
     again.save(tmp_path / "q.safetensors", dtype=dtype)
     assert (tmp_path / "q.safetensors").read_bytes() == (tmp_path / "p.safetensors").read_bytes()
 
@@ -181,7 +166,7 @@ def test_importing_any_lora_of_fc2(tmp_path, model, way, alpha):
     save_file(tensors, tmp_path / "My LoRA.safetensors")
     patch = from_lora(tmp_path / "My LoRA.safetensors", family="sd1")
     assert patch.names == ["my-lora"]
-    close(tiny.change(patch), {ONE: (left.double() @ right.double()) * ((alpha or 4) / 4)}, 1e-5)
+    tiny.close(tiny.change(patch), {ONE: (left.double() @ right.double()) * ((alpha or 4) / 4)}, 1e-5)
     assert patch.apply(model).mismatch == []  # it does not say which model it is for
     patch.save(tmp_path / "again.safetensors")
     assert Patch.load(tmp_path / "again.safetensors").digest == patch.digest
@@ -229,6 +214,6 @@ def test_a_merged_import_can_be_taken_out(tmp_path, patch):
     both = merge([from_lora(tmp_path / "old.safetensors", family="sd1"), patch])
     assert both.names == ["canada", "france", "peru", "old"]
     assert both.record["model"]["name"] == "small"
-    close(tiny.change(both.without("old")), tiny.change(patch))
+    tiny.close(tiny.change(both.without("old")), tiny.change(patch))
     both.save(tmp_path / "both.safetensors")
     assert Patch.load(tmp_path / "both.safetensors").record == both.record

@@ -390,3 +390,8 @@ def _hash(module: nn.Module) -> str:
             base = stacks.get(id(value), value)
             digest.update(base.detach().half().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def close(one: dict, other: dict, tolerance: float = 1e-6) -> None:
+    """AssertionError unless the tensors are equal to an absolute tolerance."""
+    torch.testing.assert_close(one, other, rtol=0, atol=tolerance)
