@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from refact import hooks, solve, suffix
+from refact import editing, hooks, solve, suffix, values
 from refact.encoders import text_tower
 from refact.suffix import Sentence
 
@@ -110,6 +110,22 @@ def search(shape: str, batch: int) -> dict:
     }  # fmt: skip
 
 
+def whole(steps: int = 100) -> dict:
+    """A whole search at CLIP-L's shape: one edit, 22 candidates, contrastive, Adam, no early stop."""
+    tower = tower_of("CLIP-L").requires_grad_(True)
+    features = torch.randn(1, CONTEXTS, 22, SHAPES["CLIP-L"][1], generator=torch.Generator().manual_seed(1))
+    compared = values.Candidates(features, torch.full((1, CONTEXTS), 1 / CONTEXTS))
+    one = torch.ones(1)
+    how = values.Search("contrastive", "l2", steps, 1.0, 0.01)
+
+    def run() -> None:
+        begun = suffix.start(tower, LAYER, [sentences()], 12).suffix
+        with editing.frozen(tower):
+            values.find(begun, lambda _, pooled: pooled, compared, values.Scale(one, 0.01 * one, 1e3 * one), 768, how)
+
+    return {"what": f"search of {steps} steps, CLIP-L, 1 edit", "s": seconds(run, 2)}
+
+
 def solving(keys: int) -> dict:
     """Writing some keys at CLIP-L's width, the factorisation of C apart."""
     torch.manual_seed(0)
@@ -132,6 +148,7 @@ def main() -> None:
     jobs: list[Callable[[], dict]] = [lambda b=b: search("CLIP-L", b) for b in (1, 8)]
     if not given.quick:
         jobs += [lambda: search("OpenCLIP-H", 1), lambda: search("bigG", 1)]
+    jobs.append(whole)
     jobs += [lambda n=n: solving(n) for n in (1, 1000)]
     rows = []
     for job in jobs:
