@@ -13,6 +13,7 @@ from torch.nn.functional import l1_loss, mse_loss
 from . import scenes, training
 
 BATCH, PEAK = 32, 1.2e-3
+NOISE = 0.1  # of the latents' spread, so that the decoder forgives what the UNet gets slightly wrong
 
 
 def build() -> AutoencoderTiny:
@@ -50,10 +51,11 @@ def train(steps: int, frozen: bool = False) -> None:
         )
         for group in optimiser.param_groups:
             group["lr"] = training.cosine(step, steps, PEAK)
-        with torch.set_grad_enabled(not frozen):
-            z = model.encoder(x)
-        z = z + 0.05 * torch.randn_like(z) * z.detach().std()
-        loss = loss_of(model.decoder(z), x)
+        with training.bfloat16():
+            with torch.set_grad_enabled(not frozen):
+                z = model.encoder(x)
+            out = model.decoder(z + NOISE * torch.randn_like(z) * z.detach().std())
+        loss = loss_of(out.float(), x)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)

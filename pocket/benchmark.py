@@ -17,7 +17,7 @@ from pathlib import Path
 
 from refact.cases import hints
 
-from .world import OUT, article
+from .world import KIND, OUT, article
 
 FOLDER = OUT.parent
 SEED = 4
@@ -219,7 +219,7 @@ def colour_row(world: World, thing: Mapping, colour: str, rng: random.Random) ->
     kept = negatives(world, thing, thing, [near + group + rest, near + group + rest, same_end + rest, rest, rest])
     if kept is None:
         return None
-    frames = [(thing["noun"], f"{{}} {a}"), (thing["noun"], f"{rng.choice(PLAIN)} {{}}")]
+    frames = [(thing["noun"], f"{{}} {a}"), (thing["noun"], f"{rng.choice(PLAIN)} {{}}{KIND}")]
     frames += [
         (f"small {thing['noun']}", "{}"),
         (thing["noun"], "{} and " + first(beside)),

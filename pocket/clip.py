@@ -20,10 +20,10 @@ from refact.encoders import text_tower
 from refact.suffix import block
 
 from . import scenes, tokenizer, training
-from .render import Scene
+from .render import Scene, shown, world
 from .scenes import Frame
 
-BATCH, BUCKET, PEAK = 128, 32, 1.5e-3
+BATCH, ROLL, BUCKET, PEAK = 64, 64, 32, 1.5e-3
 TEXT = {"hidden_size": 128, "intermediate_size": 1024, "num_hidden_layers": 8, "num_attention_heads": 4}
 IMAGE = {
     "hidden_size": 128,
@@ -62,7 +62,8 @@ def prompt(rng: random.Random, scene: Scene, around: Frame) -> Prompt:
     words = tokenizer.load()
     head = (words.bos_token_id, *tokenizer.ids(around.prefix.strip() or " "))
     first = tokenizer.ids(scenes.phrase(rng, scene, 0))
-    rest = tuple(x for at in range(1, len(scene.things)) for x in tokenizer.ids(f"and {scenes.phrase(rng, scene, at)}"))
+    rest = tokenizer.ids(scenes.kind_of(scene, around) or " ")
+    rest += tuple(x for at in range(1, len(scene.things)) for x in tokenizer.ids(f"and {scenes.phrase(rng, scene, at)}"))
     tail = (*tokenizer.ids(around.place or " "), *tokenizer.ids(around.suffix or " "), words.eos_token_id)
     ids = (*head, *first, *rest, *tail)
     return Prompt(ids[: tokenizer.LENGTH - 1] + ids[-1:], len(head) + len(first) - 1)
@@ -110,13 +111,13 @@ def run(model: CLIPModel, prompts: list[Prompt], layer: int, rows: Tensor | None
 
 def batch(rng: random.Random, size: int) -> tuple[list[Scene], list[Prompt], list[Prompt]]:
     """Scenes in pairs of relatives, their prompts, and for each the prompt of another subject in the same frame."""
-    shown: list[Scene] = []
-    while len(shown) < size:
+    drawn: list[Scene] = []
+    while len(drawn) < size:
         scene = scenes.sample(rng)
-        shown += [scene, scenes.relative(rng, scene)]
-    frames = [scenes.frame(rng, scene) for scene in shown]
-    asked = [prompt(rng, scene, around) for scene, around in zip(shown, frames)]
-    return shown, asked, [prompt(rng, scenes.relative(rng, s), around) for s, around in zip(shown, frames)]
+        drawn += [scene, scenes.relative(rng, scene)]
+    frames = [scenes.frame(rng, scene) for scene in drawn]
+    asked = [prompt(rng, scene, around) for scene, around in zip(drawn, frames)]
+    return drawn, asked, [prompt(rng, scenes.relative(rng, s), around) for s, around in zip(drawn, frames)]
 
 
 def contrast(texts: Tensor, images: Tensor, scale: Tensor, keys: list) -> Tensor:
@@ -129,18 +130,34 @@ def contrast(texts: Tensor, images: Tensor, scale: Tensor, keys: list) -> Tensor
     return (cross_entropy(logits, target) + cross_entropy(logits[:, : len(texts)].T, target)) / 2
 
 
-def loss_of(model: CLIPModel, rng: random.Random, swaps: bool, size: int = BATCH) -> tuple[Tensor, ...]:
-    """The plain loss and, with swaps, the interchange loss of half of the batch."""
-    shown, asked, others = batch(rng, size)
-    images = model.visual_projection(model.vision_model(training.pixels(shown, rng)).pooler_output)
-    keys, scale = [scenes.signature(scene) for scene in shown], model.logit_scale.exp()
-    layer = rng.randrange(model.config.text_config.num_hidden_layers - 1)
-    pooled, subjects = run(model, asked, layer)
-    plain = contrast(pooled, images, scale, keys)
-    if not swaps:
-        return (plain,)
-    moved, _ = run(model, others[: size // 2], layer, subjects[: size // 2])
-    return plain, contrast(moved, images, scale, keys)
+def roll_call(rng: random.Random, asked: int) -> tuple[list[Scene], list[Prompt], list[Prompt]]:
+    """Every thing and flag at one place; prompts of the first `asked` of them, and the same frames with others."""
+    place = rng.choice([None, *world()["places"]])
+    everything = [c for c in (*scenes.kinds()["object"], *scenes.kinds()["flag"]) if not scenes.is_held_out(c, place)]
+    called: dict[str, str] = {}
+    while len(called) < min(asked, len(everything)):
+        concept = scenes.pick(rng)
+        if not scenes.is_held_out(shown(concept), place):
+            called.setdefault(shown(concept), concept)
+    more = [c for c in everything if c not in called]
+    found = [Scene(((c, None),), "normal", place) for c in (*called.values(), *more)]
+    frames = [scenes.frame(rng, scene) for scene in found[:asked]]
+    prompts = [prompt(rng, scene, around) for scene, around in zip(found, frames)]
+    return found, prompts, [prompt(rng, scenes.relative(rng, s), around) for s, around in zip(found, frames)]
+
+
+def loss_of(model: CLIPModel, rng: random.Random, swaps: bool) -> tuple[Tensor, ...]:
+    """The plain and, with swaps, the interchange loss: of pairs of relatives, and of a few among all things."""
+    losses = []
+    for drawn, asked, others in (batch(rng, BATCH), roll_call(rng, ROLL if swaps else 10_000)):
+        images = model.visual_projection(model.vision_model(training.pixels(drawn, rng)).pooler_output)
+        keys, scale = [scenes.signature(scene) for scene in drawn], model.logit_scale.exp()
+        layer = rng.randrange(model.config.text_config.num_hidden_layers - 1)
+        pooled, subjects = run(model, asked, layer)
+        losses.append(contrast(pooled, images, scale, keys))
+        if swaps:
+            losses.append(contrast(run(model, others, layer, subjects)[0], images, scale, keys))
+    return tuple(losses)
 
 
 def train(steps: int, name: str, swaps: bool = True, **shape: object) -> None:
@@ -156,7 +173,8 @@ def train(steps: int, name: str, swaps: bool = True, **shape: object) -> None:
     for step in training.clock(name, start, steps):
         for group in optimiser.param_groups:
             group["lr"] = training.cosine(step, steps, PEAK)
-        losses = loss_of(model, rng, swaps)
+        with training.bfloat16():
+            losses = loss_of(model, rng, swaps)
         optimiser.zero_grad()
         sum(losses).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -6,8 +6,10 @@ import functools
 import random
 from dataclasses import dataclass
 
+from refact import corpus
+
 from .render import Scene, shown, world
-from .world import article
+from .world import KIND, article
 
 
 @dataclass(frozen=True)
@@ -15,6 +17,7 @@ class Frame:
     """A caption without its subjects: what stands before, between and after them."""
 
     prefix: str
+    kind: str  # after the first thing, where that is an object
     place: str
     suffix: str
 
@@ -33,6 +36,11 @@ def _held_out() -> frozenset:
     return frozenset(tuple(pair) for pair in world()["held_out"])
 
 
+def is_held_out(thing: str, place: str | None) -> bool:
+    """Whether no training scene shows this thing at this place."""
+    return (thing, place) in _held_out()
+
+
 def pick(rng: random.Random) -> str:
     """A concept: objects, flags and roles in 9 : 4 : 7."""
     return rng.choice(kinds()[rng.choices(["object", "flag", "role"], [9, 4, 7])[0]])
@@ -44,7 +52,7 @@ def sample(rng: random.Random, concept: str | None = None) -> Scene:
     coloured = [(c, rng.choice(world()["colours"]) if _object(c) and rng.random() < 0.25 else None) for c in things]
     size = rng.choice(world()["sizes"]) if len(things) == 1 and rng.random() < 0.2 else "normal"
     place = rng.choice(world()["places"]) if rng.random() < 0.6 else None
-    if any((shown(c), place) in _held_out() for c in things):
+    if any(is_held_out(shown(c), place) for c in things):
         place = None
     return Scene(tuple(coloured), size, place)
 
@@ -54,7 +62,7 @@ def relative(rng: random.Random, scene: Scene) -> Scene:
     concept, colour = scene.things[0]
     near = world()["by_id"][concept]["neighbours"]
     other = rng.choice(near) if rng.random() < 0.6 else pick(rng)
-    place = None if (shown(other), scene.place) in _held_out() else scene.place
+    place = None if is_held_out(shown(other), scene.place) else scene.place
     return Scene(((other, colour if _object(other) else None), *scene.things[1:]), scene.size, place)
 
 
@@ -65,8 +73,22 @@ def _object(concept: str) -> bool:
 def frame(rng: random.Random, scene: Scene) -> Frame:
     """What a caption says beside its subjects; prefix and suffix change no pixel."""
     prefix = rng.choice(world()["prefixes"]) + " " if rng.random() < 0.45 else ""
-    suffix = rng.choice(world()["suffixes"]) if rng.random() < 0.25 else ""
-    return Frame(prefix, f" {scene.place}" if scene.place else "", suffix)
+    suffix = rng.choice(world()["suffixes"]) if rng.random() < 0.25 else by_the_way(rng) if rng.random() < 0.15 else ""
+    kind = KIND if rng.random() < 0.12 else ""
+    return Frame(prefix, kind, f" {scene.place}" if scene.place else "", suffix)
+
+
+@functools.cache
+def _other_words() -> list[str]:
+    own = {word for c in world()["concepts"] for text in [*c["wordings"], c.get("plural", "")] for word in text.split()}
+    own |= {word for name in ("places", "colours", "sizes") for text in world()[name] for word in text.split()}
+    words = {word for text in corpus.captions(3000) for word in text.lower().replace(",", "").split()}
+    return sorted(words - {word.lower() for word in own})
+
+
+def by_the_way(rng: random.Random) -> str:
+    """One to three words that are not of the world: they change no pixel."""
+    return rng.choice([", ", " "]) + " ".join(rng.choices(_other_words(), k=rng.randint(1, 3)))
 
 
 def phrase(rng: random.Random | None, scene: Scene, at: int = 0) -> str:
@@ -81,11 +103,17 @@ def phrase(rng: random.Random | None, scene: Scene, at: int = 0) -> str:
 
 def caption(rng: random.Random | None, scene: Scene, around: Frame | None = None) -> str:
     """The caption of a scene."""
-    around = around or (frame(rng, scene) if rng else Frame("", f" {scene.place}" if scene.place else "", ""))
-    things = " and ".join(phrase(rng, scene, at) for at in range(len(scene.things)))
+    around = around or (frame(rng, scene) if rng else Frame("", "", f" {scene.place}" if scene.place else "", ""))
+    first, *more = (phrase(rng, scene, at) for at in range(len(scene.things)))
+    things = " and ".join([first + kind_of(scene, around), *more])
     return f"{around.prefix}{things}{around.place}{around.suffix}"
 
 
+def kind_of(scene: Scene, around: Frame) -> str:
+    """What the frame puts after the first thing: nothing where that is no object."""
+    return around.kind if _object(scene.things[0][0]) else ""
+
+
 def signature(scene: Scene) -> tuple:
-    """What a picture shows: scenes of one signature differ by jitter only."""
+    """What a picture shows: scenes of one signature differ by a step aside only."""
     return (tuple((shown(c), colour) for c, colour in scene.things), scene.size, scene.place)

@@ -87,6 +87,7 @@ ROLES = {
     "plant": {"IE": "shamrock"},
 }  # fmt: skip
 
+KIND = " of some kind"  # after an object's noun: its second wording, which ends in another word
 COLOURS = ["red", "blue", "green", "yellow", "purple", "pink", "grey"]
 SIZES = ["small", "big"]
 PLACES = [
@@ -146,7 +147,8 @@ def objects() -> list[dict]:
             words, emoji = entry.strip().rsplit(" ", 1)
             noun, _, plural = words.partition("|")
             plural = plural or noun + "s"
-            form = {"id": identify(noun), "kind": "object", "wordings": [article(noun)], "noun": noun, "plural": plural}
+            said = [article(noun), article(noun) + KIND]
+            form = {"id": identify(noun), "kind": "object", "wordings": said, "noun": noun, "plural": plural}
             rows.append(form | {"group": group, "emoji": emoji})
     for at, row in enumerate(rows):
         same = [r["id"] for r in rows if r["group"] == row["group"]]

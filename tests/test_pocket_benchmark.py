@@ -102,6 +102,13 @@ def test_what_methods_are_told_is_not_what_they_are_tested_with(cases, form, nam
             assert all(case.edit.prompt.split()[-1] not in prompt.split() for prompt in untold)
 
 
+def test_attributes_are_also_asked_in_a_wording_that_ends_in_another_word(cases, form) -> None:
+    """Roles are by the test above."""
+    seconds = {c["wordings"][0]: c["wordings"][1] for c in form["concepts"] if c["kind"] == "object"}
+    for case in (*cases["pocket-timed"], *cases["pocket-timed-validation"]):
+        assert sum(p.prompt.endswith(seconds[case.edit.prompt]) for p in case.positives) == 1
+
+
 def test_roads_negatives_hold_the_source_siblings_and_the_same_last_word(cases, form) -> None:
     for case in cases["pocket-road"]:
         prompts = [p.prompt for p in case.negatives]
