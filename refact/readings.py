@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -67,7 +68,7 @@ class Reading:
         return torch.cat([part / scale for part, scale in zip(parts, self.scales, strict=True)], -1)
 
 
-def reading(encoder: TextEncoder, embedding: str, texts: Sequence[str], companion: nn.Module | None = None) -> Reading:
+def reading(encoder: TextEncoder, embedding: str, texts: Sequence[str], companion: Any = None) -> Reading:
     """The reading of an encoder; `texts` (unrelated ones) give the spread that makes parts comparable."""
     own = getattr(encoder.module, "text_projection", None)
     projection = own if companion is None else companion.text_projection

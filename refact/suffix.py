@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+Tower = Any  # a CLIP text tower, on any layout that transformers has had
+Layer = Any  # a block of it
 Pair = tuple[Tensor, Tensor]
 
 
@@ -48,7 +51,8 @@ def grow(sentences: Sequence[Sentence]) -> Trie:
     parents: list[int] = []
     paths: list[list[int]] = []
     for sentence in sentences:
-        node, path = -1, []
+        node = -1
+        path: list[int] = []
         for token in sentence.ids:
             node = children.setdefault((node, token), len(children))
             if node == len(parents):
@@ -86,8 +90,8 @@ def _ordered(tokens: np.ndarray, parents: list[int], edited: np.ndarray, paths: 
 class Suffix:
     """What the layers above the edit need; e edits, c sentences each, r rows an edit can change, p constant ones."""
 
-    tower: nn.Module
-    above: tuple[nn.Module, ...]  # the layers above the edit
+    tower: Tower
+    above: tuple[Layer, ...]  # the layers above the edit
     depth: int  # how many of them the generator's rows have passed (all of them, or all but the last)
     base: Float[Tensor, "e r d"]  # the rows after the edited layer, without the edit
     edited: Float[Tensor, "e r 1"]  # 1 where the edit's offset is added
@@ -115,15 +119,13 @@ class Suffix:
                 rows = _take(x, self.rows)
         return rows, self.tower.final_layer_norm(_take(x, self.ends))
 
-    def _last(self, layer: nn.Module, fixed: Pair, x: Tensor, rows: Tensor | None) -> tuple[Tensor | None, Tensor]:
-        wanted = self.ends
-        whole = self.rows is not None and self.depth == len(self.above)
-        if whole:
-            wanted = torch.cat([self.ends, self.rows.flatten(1)], 1)
+    def _last(self, layer: Layer, fixed: Pair, x: Tensor, rows: Tensor | None) -> tuple[Tensor | None, Tensor]:
+        whole = self.rows if self.depth == len(self.above) else None
+        wanted = self.ends if whole is None else torch.cat([self.ends, whole.flatten(1)], 1)
         sees = self.sees.gather(2, wanted[:, None, :, None].expand(-1, -1, -1, self.sees.shape[3]))
         out = self.tower.final_layer_norm(block(layer, _take(x, wanted), x, sees, fixed))
-        if whole:
-            rows = out[:, self.ends.shape[1] :].unflatten(1, self.rows.shape[1:])
+        if whole is not None:
+            rows = out[:, self.ends.shape[1] :].unflatten(1, whole.shape[1:])
         return rows, out[:, : self.ends.shape[1]]
 
 
@@ -133,18 +135,18 @@ def _take(x: Tensor, index: Tensor) -> Tensor:
     return x.gather(1, flat).unflatten(1, index.shape[1:])
 
 
-def _heads(attention: nn.Module, x: Tensor) -> Tensor:
+def _heads(attention: Any, x: Tensor) -> Tensor:
     return x.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
 
 
-def key_values(layer: nn.Module, x: Tensor) -> Pair:
+def key_values(layer: Layer, x: Tensor) -> Pair:
     """A layer's attention keys and values of rows x (e, n, d), split into heads."""
     h, attention = layer.layer_norm1(x), layer.self_attn
     return _heads(attention, attention.k_proj(h)), _heads(attention, attention.v_proj(h))
 
 
 def block(
-    layer: nn.Module,
+    layer: Layer,
     x: Tensor,
     seen: Tensor,
     sees: Tensor,
@@ -172,19 +174,17 @@ class Start:
 
 
 @torch.no_grad()
-def start(tower: nn.Module, layer: int, edits: Sequence[Sequence[Sentence]], rows_depth: int) -> Start:
+def start(tower: Tower, layer: int, edits: Sequence[Sequence[Sentence]], rows_depth: int) -> Start:
     """The suffix above `layer` of edits given by their sentences; rows_depth: layers that the rows read have passed."""
     tries = [grow(sentences) for sentences in edits]
     device, dtype = tower.final_layer_norm.weight.device, tower.final_layer_norm.weight.dtype
     p, r = max(t.constants for t in tries), max(len(t.ids) - t.constants for t in tries)
     slots = [_slots(t, p) for t in tries]
-    ids, positions, edited = (
-        _spread([getattr(t, f) for t in tries], slots, p + r) for f in ("ids", "positions", "edited")
-    )
-    sees = np.broadcast_to(np.eye(p + r, dtype=bool), (len(tries), p + r, p + r)).copy()
+    arrays = [_spread([getattr(t, f) for t in tries], slots, p + r) for f in ("ids", "positions", "edited")]
+    mask = np.broadcast_to(np.eye(p + r, dtype=bool), (len(tries), p + r, p + r)).copy()
     for i, (t, slot) in enumerate(zip(tries, slots)):
-        sees[i][np.ix_(slot, slot)] = t.sees
-    ids, positions, edited, sees = (torch.from_numpy(a).to(device) for a in (ids, positions, edited, sees))
+        mask[i][np.ix_(slot, slot)] = t.sees
+    ids, positions, edited, sees = (torch.from_numpy(a).to(device) for a in (*arrays, mask))
     x = _embed(tower, ids, positions)
     blocks, sees = list(tower.encoder.layers), sees[:, None]
     for below in blocks[:layer]:
@@ -205,7 +205,7 @@ def start(tower: nn.Module, layer: int, edits: Sequence[Sequence[Sentence]], row
     return Start(suffix, [keys[i, a] for i, a in enumerate(at)], [values[i, a] for i, a in enumerate(at)])
 
 
-def _embed(tower: nn.Module, ids: Tensor, positions: Tensor) -> Tensor:
+def _embed(tower: Tower, ids: Tensor, positions: Tensor) -> Tensor:
     """The embeddings of a trie's nodes, of which there may be more than positions (so not by the module's forward)."""
     return tower.embeddings.token_embedding(ids) + tower.embeddings.position_embedding(positions)
 
@@ -223,7 +223,7 @@ def _spread(arrays: list[np.ndarray], slots: list[np.ndarray], length: int) -> n
     return out
 
 
-def _edited_layer(layer: nn.Module, x: Tensor, sees: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _edited_layer(layer: Layer, x: Tensor, sees: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The rows after the layer, and its fc2's inputs and outputs."""
     kept = {}
 
@@ -235,7 +235,7 @@ def _edited_layer(layer: nn.Module, x: Tensor, sees: Tensor) -> tuple[Tensor, Te
     return block(layer, x, x, sees, mlp=mlp), kept["keys"], kept["values"]
 
 
-def _constants(layers: Sequence[nn.Module], x: Tensor, sees: Tensor) -> tuple[Pair, ...]:
+def _constants(layers: Sequence[Layer], x: Tensor, sees: Tensor) -> tuple[Pair, ...]:
     pairs = []
     for number, layer in enumerate(layers):
         pairs.append(key_values(layer, x))
@@ -257,7 +257,7 @@ def _read(edits, tries, slots, constants, which, device) -> Tensor:
 
 
 @torch.no_grad()
-def all_keys(tower: nn.Module, layer: int, sentences: Sequence[Sentence]) -> tuple[Tensor, list[list[int]]]:
+def all_keys(tower: Tower, layer: int, sentences: Sequence[Sentence]) -> tuple[Tensor, list[list[int]]]:
     """The fc2 inputs (nodes, d_in) of every distinct prefix, and each sentence's nodes."""
     trie = grow(sentences)
     device = tower.final_layer_norm.weight.device
