@@ -17,6 +17,7 @@ from . import solve
 from .editing import alone, patch_of
 from .edits import Edit, distinct
 from .errors import EditError
+from .lora import Factors
 from .models import Model
 from .patch import Patch
 
@@ -46,19 +47,21 @@ def uce(method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[Patch] 
 
 
 def _text(edit: Edit) -> str:
-    if edit.targets_images:
+    if not isinstance(edit.new, str):
         raise EditError("this method takes a target by text")
     return edit.new
 
 
 def _patch(method: Any, model: Model, edits: list[Edit], pairs: list, right: Tensor) -> Patch:
     moves = torch.cat([target - source for source, target in pairs])
-    factors, logs, first = {}, [{} for _ in edits], 0
+    factors: Factors = {}
+    logs: list[dict] = [{} for _ in edits]
     if not model.conditioning_sites:
         raise EditError(f"{model.name} has no cross-attention on text states; {type(method).__name__} needs a UNet's")
     for site in model.conditioning_sites:
         weight = model[site].weight.detach().double()
         factors[site] = ((weight @ moves.T).float(), right.float())
+    first = 0
     for log, (source, _) in zip(logs, pairs):
         log.update({site: {"rows": [first, first + len(source)]} for site in factors})
         first += len(source)

@@ -13,6 +13,7 @@ from .editing import alone, chosen, chosen_layer, patch_of, templates_of, wordin
 from .edits import Edit, distinct
 from .encoders import TextEncoder
 from .errors import EditError
+from .lora import Factors
 from .models import Model
 from .patch import Patch
 
@@ -24,7 +25,8 @@ def finetune(method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[Pa
     """
     alone(method, onto)
     edits = distinct(edits)
-    factors, logs = {}, [{} for _ in edits]
+    factors: Factors = {}
+    logs: list[dict] = [{} for _ in edits]
     for encoder in chosen(model, method.encoders):
         layer = chosen_layer(model, encoder, method.layer)
         change, first, last = _descend(method, encoder, layer, edits)
@@ -58,7 +60,7 @@ def _examples(method: Any, encoder: TextEncoder, edits: list[Edit]) -> tuple[Ten
     """Token ids and [EOS] places of every wording in every context, and the state that each should have."""
     prompts, targets = [], []
     for edit in edits:
-        if edit.targets_images:
+        if not isinstance(edit.new, str):
             raise EditError("FineTune takes a target by text")
         for prompt, _ in wordings(edit):
             prompts += [template.replace("{}", prompt) for template in templates_of(method)]

@@ -43,7 +43,7 @@ PAPER_CONTEXTS = (  # the nine that the authors' code runs; the bare prompt is n
     "{} in a photo",
 )
 
-_PAPER = {"write": "value", "contexts": 9, "templates": PAPER_CONTEXTS} | {
+_PAPER: dict[str, Any] = {"write": "value", "contexts": 9, "templates": PAPER_CONTEXTS} | {
     "relative": False, "clamp": 4.0, "weight_decay": 0.1, "keep_ends": False,
     "objective": "contrastive", "distance": "l2",
 }  # fmt: skip
@@ -193,7 +193,7 @@ def meanings(cls: type) -> dict[str, str]:
     return found
 
 
-METHODS = {cls.__name__.lower(): cls for cls in (ReFACT, MEMIT, AlphaEdit, TIME, UCE, FineTune)}
+METHODS: dict[str, type[Any]] = {cls.__name__.lower(): cls for cls in (ReFACT, MEMIT, AlphaEdit, TIME, UCE, FineTune)}
 
 
 def method(name: str, **settings: Any) -> Any:

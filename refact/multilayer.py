@@ -29,6 +29,7 @@ from .editing import (
 from .edits import Edit, distinct
 from .encoders import TextEncoder
 from .errors import EditError
+from .lora import Factors
 from .models import Model
 from .patch import Patch
 from .readings import Reading
@@ -37,7 +38,9 @@ from .readings import Reading
 def memit(method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[Patch] = ()) -> Patch:
     """Each of `method.depth` layers writes its share of what is missing at the last of them, by ridge regression."""
     edits = distinct(edits)
-    factors, logs, used = {}, [{} for _ in edits], {}
+    factors: Factors = {}
+    used: dict[str, dict] = {}
+    logs: list[dict] = [{} for _ in edits]
     for encoder in chosen(model, method.encoders):
         last = chosen_layer(model, encoder, method.layer)
         if not 1 <= method.depth <= last + 1:

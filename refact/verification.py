@@ -62,7 +62,7 @@ def verify(
         raise EditError(f"{reason} cannot be verified on the text side: use pictures and a judge (--images)")
     edits = patch.edits
     encoders = [e for e in model.encoders.values() if any(site.startswith(f"{e.name}.") for site in patch.factors)]
-    named = [list(dict.fromkeys(["", _source(edit), edit.new, *edit.preserve, *watch])) for edit in edits]
+    named = [list(dict.fromkeys(["", _source(edit), _target(edit), *edit.preserve, *watch])) for edit in edits]
     clean = [[_look(e, edit, prompts) for e in encoders] for edit, prompts in zip(edits, named)]
     with patch.applied(model, strength=strength, force=force):
         dirty = [[_look(e, edit, prompts) for e in encoders] for edit, prompts in zip(edits, named)]
@@ -85,9 +85,10 @@ class _Look:
 def _look(encoder: TextEncoder, edit: Edit, named: list[str]) -> _Look:
     words = [edit.prompt, *edit.reworded()]
     texts = [probe.replace("{}", wording) for wording in words for probe in PROBES]
-    new, old = ([probe.replace("{}", text) for probe in PROBES] for text in (edit.new, _source(edit)))
+    new, old = ([probe.replace("{}", text) for probe in PROBES] for text in (_target(edit), _source(edit)))
     pooled = encoder.embed([*texts, *new, *old])
-    return _Look(*pooled.split([len(texts), len(new), len(old)]), encoder.states(named).flatten(1))
+    prompts, targets, sources = pooled.split([len(texts), len(new), len(old)])
+    return _Look(prompts, targets, sources, encoder.states(named).flatten(1))
 
 
 def _fact(edit: Edit, named: list[str], clean: list[_Look], dirty: list[_Look]) -> Fact:
@@ -161,7 +162,7 @@ def look(
 
 
 def _target(edit: Edit) -> str:
-    if edit.targets_images:
+    if not isinstance(edit.new, str):
         raise EditError("a target by picture has no text to judge by: use `refact bench`")
     return edit.new
 
