@@ -227,16 +227,16 @@ def generate(
     from . import pictures
 
     ready = open_model(model, device, dtype)
-    wanted = {"seeds": seeds_of(seeds), "steps": steps, "guidance": guidance}
+    drawn = seeds_of(seeds)
     loaded = patches_of(patch or [])
-    before = ready.generate(prompt, **wanted)
+    before = ready.generate(prompt, drawn, steps, guidance)
     with ExitStack() as stack:
         for one, strength in loaded:
             stack.enter_context(one.applied(ready, strength=strength, force=force))
-        after = ready.generate(prompt, **wanted) if loaded else []
+        after = ready.generate(prompt, drawn, steps, guidance) if loaded else []
     rows = []
     for at, text in enumerate(prompt):
-        mine = slice(at * len(wanted["seeds"]), (at + 1) * len(wanted["seeds"]))
+        mine = slice(at * len(drawn), (at + 1) * len(drawn))
         rows.append((f"{text} (before)" if loaded else text, [p.image for p in before[mine]]))
         rows += [(f"{text} (after)", [p.image for p in after[mine]])] if loaded else []
     say(quiet, str(pictures.save(pictures.grid(rows, cell), output)))
@@ -262,9 +262,10 @@ def verify(
     Example: refact verify canada.safetensors -m pocket --images --seeds 0-9 --fail-under 0.9
     """
     from .patch import Patch
-    from .verification import look, verify
+    from .verification import Fact, Seen, look, verify
 
     ready, patch = open_model(model, device, dtype), Patch.load(file)
+    facts: list[Seen] | list[Fact]
     if images:
         facts = look(ready, patch, seeds_of(seeds), judge=judge, force=force)
         share = sum(fact.share for fact in facts) / len(facts)

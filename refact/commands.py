@@ -37,8 +37,10 @@ def bench(
     judge = judge or ("pocket" if model == "pocket" else None)
     ready = model if ray else open_model(model, device, dtype)
     names = [name.strip() for name in methods.split(",") if name.strip()]
-    wanted = {"seeds": seeds_of(seeds), "judge": judge, "limit": limit, "keep_images": keep_images, "ray": ray}
-    run(data, ready, names, out, progress=bar(quiet or as_json), **wanted)
+    drawn, shown = seeds_of(seeds), bar(quiet or as_json)
+    run(
+        data, ready, names, out, seeds=drawn, judge=judge, limit=limit, keep_images=keep_images, ray=ray, progress=shown
+    )
     sides = {side: summary(read_run(out), side) for side in (("image", "text") if judge else ("text",))}
     if as_json:
         typer.echo(json.dumps(sides, indent=1, default=str))

@@ -73,7 +73,8 @@ def refact(method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[Patc
 
 def one_layer(method: Any, model: Model, edits: list[Edit], writer: Writer) -> Patch:
     """In each encoder: search at one layer, let the method write what was found."""
-    factors, logs, used = {}, [{} for _ in edits], {}
+    factors, used = {}, {}
+    logs: list[dict] = [{} for _ in edits]
     for encoder in chosen(model, method.encoders):
         layer = chosen_layer(model, encoder, method.layer)
         wanted = search(method, model, encoder, layer, edits)
@@ -215,14 +216,12 @@ def _padded(rows: Tensor, count: int) -> Tensor:
 
 def _near(model: Model, read: Reading, edit: Edit, templates: Sequence[str]) -> Tensor:
     """The target's and the source's features in each context of each wording."""
-    source = edit.prompt if edit.old is None else edit.old
-    texts = [t.replace("{}", source) for t in templates]
-    if edit.targets_images:
+    old = edit.prompt if edit.old is None else edit.old
+    texts = [old, edit.new] if isinstance(edit.new, str) else [old]
+    features = read.of_texts([t.replace("{}", text) for text in texts for t in templates])
+    source, target = features[: len(templates)], features[len(templates) :]
+    if not isinstance(edit.new, str):
         target = model.image_features(edit.new).mean(0).expand(len(templates), -1)
-    else:
-        texts += [t.replace("{}", edit.new) for t in templates]
-    features = read.of_texts(texts)
-    source, target = features[: len(templates)], target if edit.targets_images else features[len(templates) :]
     return torch.stack([target, source], 1).repeat(1 + len(edit.aliases), 1, 1)
 
 

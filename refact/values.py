@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,9 +12,16 @@ from torch import Tensor
 
 from . import objectives
 
-Forward = Callable[
-    [Tensor], tuple[Tensor | None, Tensor]
-]  # offsets (e, d) -> rows (e, c, s, d) | None, pooled (e, c, d)
+
+@runtime_checkable
+class Forward(Protocol):
+    """What a search goes through: `suffix.Suffix`, or another of its kind."""
+
+    def __call__(self, offsets: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Offsets (e, d) -> rows (e, c, s, d) or None, and pooled states (e, c, d)."""
+
+    def select(self, which: Tensor) -> Forward:
+        """The same for some of the edits."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +95,9 @@ def find(
 ) -> Found:
     """The offsets that minimise the objective.
 
-    Every edit stops for itself, once its target's probability passes `search.stop`; the others go on. `suffix`
-    maps offsets to states (`suffix.Suffix`, or any callable with a `select`), `features` states to what the
-    candidates are made of. Weight decay is the authors' term, decay * ||d|| / ||v0||^2.
+    Every edit stops for itself, once its target's probability passes `search.stop`; the others go on. `suffix` maps
+    offsets to states, `features` states to what the candidates are made of. Weight decay is the authors' term,
+    decay * ||d|| / ||v0||^2.
     """
     count, device = len(scale.norms), scale.norms.device
     offsets = torch.zeros(count, width, device=device)
