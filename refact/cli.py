@@ -48,10 +48,10 @@ def main() -> None:
         sys.exit(2)
 
 
-def with_settings(command: Callable) -> Callable:
+def with_settings(command: Callable, classes: Iterable[type] = tuple(METHODS.values())) -> Callable:
     """The command with one flag for each setting of each method, made from the dataclasses themselves."""
-    fields = {f.name: (f, cls) for cls in reversed(METHODS.values()) for f in dataclasses.fields(cls)}
-    help_of = {name: text for cls in METHODS.values() for name, text in meanings(cls).items()}
+    fields = {f.name: (f, cls) for cls in reversed(tuple(classes)) for f in dataclasses.fields(cls)}
+    help_of = {name: text for cls in classes for name, text in meanings(cls).items()}
     plain = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "settings"]
     flags = []
     for name, (field, cls) in sorted(fields.items()):
@@ -128,6 +128,8 @@ def edit(
     old: Annotated[str | None, typer.Option(help="What it means today.")] = None,
     subject: Annotated[str | None, typer.Option(help="The words in the prompt that carry the fact.")] = None,
     alias: Annotated[list[str] | None, typer.Option(help="Another wording of the subject.")] = None,
+    aliases: Annotated[bool, typer.Option("--propose-aliases", help="Add wordings by pattern, and say which.")] = False,
+    demonym: Annotated[str | None, typer.Option(help="For those patterns: Canadian, where Canada is.")] = None,
     preserve: Annotated[list[str] | None, typer.Option(help="A prompt that must stay as it is.")] = None,
     preserve_file: Annotated[Path | None, typer.Option(help="A file of such prompts, one a line.")] = None,
     edits: Annotated[Path | None, typer.Option(help="Several edits from a .toml, .json or .csv file.")] = None,
@@ -146,9 +148,14 @@ def edit(
 
     Exit code 3: the file was written, but the fact does not hold on the text side.
     """
+    from .edits import propose_aliases
     from .verification import unseen, verify
 
     wanted = _edits(edits, prompt, new, old, subject, alias, preserve, preserve_file)
+    if aliases:
+        more = [propose_aliases(edit.words, demonym) for edit in wanted]
+        wanted = [dataclasses.replace(e, aliases=tuple(dict.fromkeys(e.aliases + m))) for e, m in zip(wanted, more)]
+        say(quiet or as_json, *(f"{e.words}, also as: {', '.join(e.aliases) or 'nothing else'}" for e in wanted))
     chosen = method(by, **settings)
     ready = open_model(model, device, dtype, companion=clip, encoders=settings.get("encoders"))
     patch = chosen(ready, wanted, [p for p, _ in patches_of(map(str, onto or []))])
@@ -156,7 +163,11 @@ def edit(
     if unseen(patch):
         say(quiet or as_json, f"{output}: {len(wanted)} edit(s). Check with: refact verify {output} --images")
         return
-    facts = verify(ready, patch, watch=_neighbours(ready, wanted))
+    tell(verify(ready, patch, watch=_neighbours(ready, wanted)), output, quiet, as_json)
+
+
+def tell(facts: list[Any], output: Path, quiet: bool, as_json: bool) -> None:
+    """Say which facts hold in the file just written; exit with 3 where one does not."""
     if as_json:
         typer.echo(json.dumps({"file": str(output), "facts": [fact.to_json() for fact in facts]}, indent=1))
     else:
@@ -165,12 +176,15 @@ def edit(
         raise typer.Exit(3)
 
 
+def prompts_in(path: Path | None) -> list[str]:
+    """The lines of a file of prompts; none where there is no file."""
+    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()] if path else []
+
+
 def _edits(path, prompt, new, old, subject, alias, preserve, preserve_file) -> list[Any]:
     from .edits import Edit, read_edits
 
-    kept = list(preserve or [])
-    if preserve_file:
-        kept += [line.strip() for line in preserve_file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    kept = [*(preserve or []), *prompts_in(preserve_file)]
     if path:
         return [dataclasses.replace(e, preserve=(*e.preserve, *kept)) for e in read_edits(path)]
     if not prompt or not new:
@@ -303,16 +317,26 @@ def show(
 def merge(
     files: Annotated[list[Path], typer.Argument(help="The patches.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
+    solve: Annotated[bool, typer.Option("--solve", help="Write them anew, together: none moves another.")] = False,
+    model: ModelName = "pocket",
     quiet: Quiet = False,
 ) -> None:
     """Put several patches into one file; each fact can still be switched off or weakened.
+
+    Summed as they are; with --solve written anew on --model as if made in one go, without searching again.
 
     Example: refact merge canada.safetensors france.safetensors -o facts.safetensors
     """
     from .patch import Patch
     from .patch import merge as merge_patches
 
-    merged = merge_patches([Patch.load(file) for file in files])
+    patches = [Patch.load(file) for file in files]
+    if solve:
+        from .stores import solve_jointly
+
+        merged = solve_jointly(open_model(model), patches)
+    else:
+        merged = merge_patches(patches)
     merged.save(output)
     say(quiet, f"{output}: {len(merged.names)} facts, {output.stat().st_size / 1024:.0f} KB")
 

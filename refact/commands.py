@@ -1,14 +1,93 @@
-"""More commands, registered by `cli.py`: stats, models, and those of the evidence, bench and report."""
+"""More commands, registered by `cli.py`: collections of facts, stats, models, and those of the evidence."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .cli import AsJson, Device, Dtype, ModelName, Quiet, app, bar, open_model, say, seeds_of
+from .cli import (
+    AsJson,
+    Device,
+    Dtype,
+    ModelName,
+    Quiet,
+    app,
+    bar,
+    open_model,
+    prompts_in,
+    say,
+    seeds_of,
+    tell,
+    with_settings,
+)  # fmt: skip
+from .edits import read_edits
+from .methods import ReFACT
+from .study import judge_of, tell_scores
+
+
+@app.command()
+@functools.partial(with_settings, classes=(ReFACT,))
+def build(
+    edits: Annotated[Path, typer.Argument(help="The facts: a .toml, .json or .csv file.")],
+    settings: dict,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The patch; what it has already is not searched again.")
+    ],
+    model: ModelName = "pocket",
+    preserve_file: Annotated[Path | None, typer.Option(help="A file of prompts that must stay, one a line.")] = None,
+    device: Device = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a patch from a file of facts, or bring one up to date: only facts that changed are searched for again.
+
+    Example: refact build facts.toml -o facts.safetensors
+
+    Exit code 3: the file was written, but a fact does not hold on the text side.
+    """
+    from .patch import Patch
+    from .stores import build as make
+    from .verification import verify
+
+    kept = tuple(prompts_in(preserve_file))
+    wanted = [dataclasses.replace(edit, preserve=(*edit.preserve, *kept)) for edit in read_edits(edits)]
+    ready = open_model(model, device, None)
+    patch, new = make(ready, wanted, ReFACT(**settings), Patch.load(output) if output.exists() else None)
+    patch.save(output)
+    say(quiet or as_json, f"{len(wanted)} facts, {len(new)} of them searched for: {', '.join(new[:8]) or 'none'}")
+    tell(verify(ready, patch), output, quiet, as_json)
+
+
+@app.command()
+def conflicts(
+    files: Annotated[list[Path], typer.Argument(help="Patches by ReFACT, in the order in which they are to be used.")],
+    model: ModelName = "pocket",
+    overlap: Annotated[float, typer.Option(help="Report keys that coincide by this share.")] = 0.5,
+    harm: Annotated[float, typer.Option(help="Report facts moved by this share of their own change.")] = 0.2,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say which facts of patches contradict, overlap or harm each other, before they are merged.
+
+    Example: refact conflicts canada.safetensors france.safetensors
+
+    Exit code 3: there are conflicts.
+    """
+    from .patch import Patch
+    from .stores import conflicts as between
+
+    found = between(open_model(model), [Patch.load(file) for file in files], overlap, harm)
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(conflict) for conflict in found], indent=1))
+    else:
+        say(quiet, *map(str, found), f"{len(found)} conflict(s)")
+    if found:
+        raise typer.Exit(3)
 
 
 @app.command()
@@ -32,22 +111,15 @@ def bench(
     Example: refact bench pocket-road --methods refact,time,uce,baseline,oracle --seeds 0-4 --out runs/road
     """
     from .benchmark import run
-    from .results import markdown, read_run, summary
 
-    judge = judge or ("pocket" if model == "pocket" else None)
+    judge = judge_of(judge, model)
     ready = model if ray else open_model(model, device, dtype)
     names = [name.strip() for name in methods.split(",") if name.strip()]
     drawn, shown = seeds_of(seeds), bar(quiet or as_json)
     run(
         data, ready, names, out, seeds=drawn, judge=judge, limit=limit, keep_images=keep_images, ray=ray, progress=shown
     )
-    sides = {side: summary(read_run(out), side) for side in (("image", "text") if judge else ("text",))}
-    if as_json:
-        typer.echo(json.dumps(sides, indent=1, default=str))
-        return
-    for side, found in sides.items():
-        about = f"in pictures, judged by {judge}" if side == "image" else "text side only, no picture was looked at"
-        say(quiet, f"{data}: {about}", markdown(found), "")
+    tell_scores(out, judge, quiet, as_json)
 
 
 @app.command()
@@ -72,6 +144,7 @@ def stats(
     corpus: Annotated[str, typer.Option(help="captions (built in), a text or csv file, or hf:NAME.")] = "captions",
     tokens: Annotated[int, typer.Option(help="How many tokens to read.")] = 100_000,
     padding: Annotated[bool, typer.Option(help="Count the pipeline's padding rows too.")] = False,
+    rarity: Annotated[float, typer.Option(help="Weight of a key: its token's frequency to minus this power.")] = 1.0,
     device: Device = None,
     quiet: Quiet = False,
 ) -> None:
@@ -84,7 +157,8 @@ def stats(
     ready = open_model(model, device, None)
     for encoder in ready.encoders.values():
         for one in layer if layer else encoder.effective:
-            made = obtain(encoder, one, corpus=corpus, tokens=tokens, padding=padding, progress=bar(quiet))
+            how = {"tokens": tokens, "padding": padding, "rarity": rarity}
+            made = obtain(encoder, one, corpus=corpus, **how, progress=bar(quiet))
             say(quiet, f"{encoder.site(one)}: {made.tokens} tokens of {made.corpus}")
 
 

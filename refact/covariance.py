@@ -31,7 +31,8 @@ CHUNK = 500  # texts that are counted at a time until there are enough
 class Covariance:
     """The uncentred second moment of a site's inputs, and what it was taken over.
 
-    tokens: how many keys; encoder: its hash; corpus: its name; padding: whether padding rows were counted too.
+    tokens: how many keys; encoder: its hash; corpus: its name; padding: whether padding rows were counted too;
+    rarity: a key counts by its token's frequency to minus this power (0: all alike; 1: every word as much as "a").
     """
 
     matrix: Float[Tensor, "d d"]  # float64, of float32 precision, so that a file gives back just what was computed
@@ -40,6 +41,7 @@ class Covariance:
     encoder: str
     corpus: str
     padding: bool
+    rarity: float = 0.0
 
     def shrunk(self, eps: float) -> Float[Tensor, "d d"]:
         """C + eps * tr(C)/d * I: a covariance of few tokens has directions that it never saw."""
@@ -54,7 +56,8 @@ class Covariance:
         """Write a safetensors file (the upper triangle in float32), by rename."""
         path = Path(path)
         about = {"tokens": self.tokens, "site": self.site, "encoder": self.encoder, "corpus": self.corpus}
-        header = {"refact_covariance": json.dumps(about | {"padding": self.padding, "size": len(self.matrix)})}
+        about |= {"padding": self.padding, "rarity": self.rarity, "size": len(self.matrix)}
+        header = {"refact_covariance": json.dumps(about)}
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".covariance") as partial:
             save_file({"triangle": _triangle(self.matrix)}, Path(partial) / path.name, metadata=header)
@@ -85,6 +88,7 @@ def collect(
     layers: Sequence[int],
     texts: Sequence[str],
     padding: bool = False,
+    rarity: float = 0.0,
     corpus_name: str = "",
     progress: Progress = plainly,
 ) -> dict[int, Covariance]:
@@ -98,15 +102,19 @@ def collect(
     tokens = encoder.tokenize(texts)
     lengths = torch.full_like(tokens.ends, encoder.length) if padding else tokens.ends + 1
     batches = list(encoder.batches(tokens.ids, lengths))
+    frequency = tokens.ids[torch.arange(tokens.ids.shape[1]) < lengths[:, None]].bincount().float()
     sums = {at: torch.zeros(2 * (encoder.linear(at).in_features,), dtype=torch.float64) for at in layers}
+    weight = 0.0
     for rows, ids in progress(batches, f"covariance of {encoder.site(max(layers))}", len(batches)):
         counted = torch.arange(ids.shape[1]) < lengths[rows, None]
+        weights = frequency[ids[counted]] ** -rarity
+        weight += float(weights.double().sum())
         for layer, keys in encoder.inputs(ids, layers).items():
-            block = keys[counted.to(keys.device)]
+            block = keys[counted.to(keys.device)] * weights.sqrt()[:, None].to(keys)
             sums[layer] += (block.T @ block).cpu()
     count, name = int(lengths.sum()), encoder.hash()
     return {
-        at: Covariance((total / count).float().double(), count, encoder.site(at), name, corpus_name, padding)
+        at: Covariance((total / weight).float().double(), count, encoder.site(at), name, corpus_name, padding, rarity)
         for at, total in sums.items()
     }
 
@@ -117,11 +125,12 @@ def obtain(
     corpus: str = "captions",
     tokens: int = 100_000,
     padding: bool = False,
+    rarity: float = 0.0,
     cache: str | Path | None = None,
     progress: Progress = plainly,
 ) -> Covariance:
     """The covariance of one layer: the bundled one, else the cached one, else computed (minutes) and cached."""
-    return obtain_all(encoder, [layer], corpus, tokens, padding, cache, progress)[layer]
+    return obtain_all(encoder, [layer], corpus, tokens, padding, rarity, cache, progress)[layer]
 
 
 def obtain_all(
@@ -130,6 +139,7 @@ def obtain_all(
     corpus: str = "captions",
     tokens: int = 100_000,
     padding: bool = False,
+    rarity: float = 0.0,
     cache: str | Path | None = None,
     progress: Progress = plainly,
 ) -> dict[int, Covariance]:
@@ -140,26 +150,28 @@ def obtain_all(
     """
     folder = Path(cache) if cache is not None else cache_folder()
     label = corpus_label(corpus)
-    paths = {at: folder / "covariance" / file_name(encoder.hash(), at, label, tokens, padding) for at in layers}
-    found = {at: bundled(encoder.hash(), at, label, tokens, padding) or paths[at] for at in layers}
+    names = {at: file_name(encoder.hash(), at, label, tokens, padding, rarity) for at in layers}
+    paths = {at: folder / "covariance" / name for at, name in names.items()}
+    found = {at: bundled(encoder.hash(), at, label, tokens, padding, rarity) or paths[at] for at in layers}
     ready = {at: Covariance.load(path) for at, path in found.items() if path.is_file()}
     if missing := [at for at in layers if at not in ready]:
         texts = enough(encoder, _texts(corpus), tokens, padding)
-        for at, made in collect(encoder, missing, texts, padding, label, progress).items():
+        for at, made in collect(encoder, missing, texts, padding, rarity, label, progress).items():
             made.save(paths[at])
             ready[at] = made
     return ready
 
 
-def file_name(encoder: str, layer: int, label: str, tokens: int, padding: bool) -> str:
+def file_name(encoder: str, layer: int, label: str, tokens: int, padding: bool, rarity: float = 0.0) -> str:
     """By everything that the numbers depend on."""
-    return f"{encoder}-{layer}-{label}{'-padded' if padding else ''}-{tokens}.safetensors"
+    how = ("-padded" if padding else "") + (f"-rarity{rarity:g}" if rarity else "")
+    return f"{encoder}-{layer}-{label}{how}-{tokens}.safetensors"
 
 
-def bundled(encoder: str, layer: int, label: str, tokens: int, padding: bool) -> Path | None:
+def bundled(encoder: str, layer: int, label: str, tokens: int, padding: bool, rarity: float = 0.0) -> Path | None:
     """The package's own file for this encoder and layer, over the same corpus and at least as many tokens."""
     folder = Path(__file__).parent / "data" / "covariance"
-    stem = file_name(encoder, layer, label, 0, padding).removesuffix("0.safetensors")
+    stem = file_name(encoder, layer, label, 0, padding, rarity).removesuffix("0.safetensors")
     sizes = {int(found[1]): path for path in folder.glob("*") if (found := _size(path.name, stem))}
     return min(((n, path) for n, path in sizes.items() if n >= tokens), default=(0, None))[1]
 

@@ -46,6 +46,7 @@ class Dropped:
     token: int
 
 
+Searcher = Callable[[TextEncoder, int], Wanted]
 Writer = Callable[[TextEncoder, int, Wanted], "Written"]
 
 
@@ -59,8 +60,13 @@ class Written:
     covariance: dict  # for the record
 
 
-def refact(method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[Patch] = ()) -> Patch:
-    """One matrix an encoder, written for all edits at once, with the protected keys held."""
+def refact(
+    method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[Patch] = (), searched: Searcher | None = None
+) -> Patch:
+    """One matrix an encoder, written for all edits at once, with the protected keys held.
+
+    searched: what says what is wanted at a layer, where it is known already; by default `search`.
+    """
     edits = distinct(edits)
 
     def written(encoder: TextEncoder, layer: int, wanted: Wanted) -> Written:
@@ -68,16 +74,17 @@ def refact(method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[Patc
         held, dropped = protect(method, encoder, layer, edits, onto, wanted.keys, prior)
         return Written(*write(method, wanted, held), dropped, used)
 
-    return one_layer(method, model, edits, written)
+    return one_layer(method, model, edits, written, searched)
 
 
-def one_layer(method: Any, model: Model, edits: list[Edit], writer: Writer) -> Patch:
+def one_layer(method: Any, model: Model, edits: list[Edit], writer: Writer, searched: Searcher | None = None) -> Patch:
     """In each encoder: search at one layer, let the method write what was found."""
+    searched = searched or (lambda encoder, layer: search(method, model, encoder, layer, edits))
     factors, used = {}, {}
     logs: list[dict] = [{} for _ in edits]
     for encoder in chosen(model, method.encoders):
         layer = chosen_layer(model, encoder, method.layer)
-        wanted = search(method, model, encoder, layer, edits)
+        wanted = searched(encoder, layer)
         site, written = encoder.site(layer), writer(encoder, layer, wanted)
         factors[site] = (wanted.offsets.T.float().contiguous(), written.solution.right.float())
         used[site] = written.covariance
@@ -119,7 +126,7 @@ def search(method: Any, model: Model, encoder: TextEncoder, layer: int, edits: S
         keys += [k.double() for k in begun.keys]
         with frozen(encoder.module, read.projection):
             parts.append(values.find(begun.suffix, read.of_states, compared, scale, encoder.width, how))
-    found = values.Found(*(torch.cat([getattr(p, f) for p in parts]) for f in values.Found.__dataclass_fields__))
+    found = values.Found.of_all(parts)
     return Wanted(keys, found.offsets.double(), found)
 
 
@@ -230,8 +237,9 @@ def covariance_of(method: Any, model: Model, encoder: TextEncoder, layer: int) -
     if not method.covariance:
         return torch.eye(encoder.linear(layer).in_features, dtype=torch.float64), {"corpus": None}
     corpus = method.corpus or model.corpus
-    seen = covariance.obtain(encoder, layer, corpus=corpus, tokens=method.tokens, padding=method.padding)
-    record = {"hash": seen.hash(), "tokens": seen.tokens, "corpus": seen.corpus, "padding": seen.padding}
+    how = {"tokens": method.tokens, "padding": method.padding, "rarity": method.rarity}
+    seen = covariance.obtain(encoder, layer, corpus=corpus, **how)
+    record = how | {"hash": seen.hash(), "tokens": seen.tokens, "corpus": seen.corpus}
     return seen.shrunk(method.shrink), record | {"shrink": method.shrink}
 
 
@@ -287,10 +295,15 @@ def _held_rows(encoder: TextEncoder, sentence: Sentence, prompt: str) -> list[in
 def keys_of_patch(encoder: TextEncoder, layer: int, patch: Patch) -> Iterator[Tensor]:
     """The keys of a patch's edits at a layer, from the prompts that it records."""
     templates = tuple(patch.record["method"].get("templates", ("{}",)))[: patch.record["method"].get("contexts", 1)]
-    plain = Reading(encoder, None)
     for edit in patch.edits:
-        begun = suffix.start(encoder.tower, layer, [sentences_of(encoder, plain, edit, templates)], plain.depth)
-        yield begun.keys[0].double()
+        yield keys_of(encoder, layer, edit, templates)
+
+
+def keys_of(encoder: TextEncoder, layer: int, edit: Edit, templates: Sequence[str]) -> Float[Tensor, "n d_in"]:
+    """An edit's distinct keys at a layer, over its wordings and contexts, float64."""
+    plain = Reading(encoder, None)
+    begun = suffix.start(encoder.tower, layer, [sentences_of(encoder, plain, edit, templates)], plain.depth)
+    return begun.keys[0].double()
 
 
 def write(method: Any, wanted: Wanted, prior: solve.Prior) -> tuple[solve.Solution, Tensor]:

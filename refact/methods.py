@@ -45,7 +45,7 @@ PAPER_CONTEXTS = (  # the nine that the authors' code runs; the bare prompt is n
 
 _PAPER: dict[str, Any] = {"write": "value", "contexts": 9, "templates": PAPER_CONTEXTS} | {
     "relative": False, "clamp": 4.0, "weight_decay": 0.1, "keep_ends": False,
-    "objective": "contrastive", "distance": "l2",
+    "objective": "contrastive", "distance": "l2", "rarity": 0.0,
 }  # fmt: skip
 
 
@@ -84,6 +84,7 @@ class ReFACT:
     )
     tokens: int = 100_000  # how many keys of it (the authors' code: 100k texts)
     padding: bool = False  # count the pipeline's padding rows too
+    rarity: float = 1.0  # a key counts by its token's frequency to minus this power (as published: 0, all keys alike)
     shrink: float = 1e-4  # C + shrink * tr(C)/d * I
     seed: int = 0  # which unrelated texts are drawn
     batch: int = 32  # edits whose values are searched together: memory, not results
@@ -109,6 +110,7 @@ class MEMIT(ReFACT):
     """
 
     layer: int | None = None  # the last of the layers
+    rarity: float = 0.0  # as published
     depth: int = 3  # how many layers, ending with `layer` (EMCID: 4 on CLIP ViT-L/14)
     ridge: float = 0.02  # relative to the median leverage; published absolute values do not transfer
     write: str = "value"
@@ -124,6 +126,7 @@ class MEMIT(ReFACT):
 class AlphaEdit(ReFACT):
     """One layer, written only along directions that the corpus hardly uses (arXiv 2410.02355)."""
 
+    rarity: float = 0.0  # as published
     share: float = 0.02  # energy of C that the directions may hold together; the paper's 0.02 is an absolute eigenvalue
     penalty: float = 0.01  # L2, relative to the mean diagonal of K^T K over the directions (paper: 10, absolute)
     write: str = "value"

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+SMOOTH = 1e-4  # of a feature's norm: below it two features are the same
 LOGIT_SCALE = 100.0  # CLIP's own temperature after training, exp(4.6052)
 
 
@@ -19,7 +20,8 @@ def similarities(f: Float[Tensor, "*b d"], x: Float[Tensor, "*b m d"], distance:
         f, x = (torch.nn.functional.normalize(t, dim=-1) for t in (f, x))
         return LOGIT_SCALE * (x @ f[..., None])[..., 0]
     if distance == "l2":
-        return -(f[..., None, :] - x).square().sum(-1).clamp_min(1e-12).sqrt()
+        softened = (SMOOTH * x).square().sum(-1)  # the root's slope at 0 is rounding noise, and sources begin there
+        return -((f[..., None, :] - x).square().sum(-1) + softened).clamp_min(1e-12).sqrt()
     raise ValueError(f"distance is 'l2' or 'cosine', not {distance!r}")
 
 

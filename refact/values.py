@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -46,6 +46,15 @@ class Found:
     probability: Float[Tensor, " e"]  # of the target, mean over the sentences
     steps: Float[Tensor, " e"]
     clamped: Bool[Tensor, " e"]  # whether the norm's bound is active at the end
+
+    @classmethod
+    def of_all(cls, parts: Sequence[Found]) -> Found:
+        """Those of several searches, one after the other."""
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__))
+
+    def of(self, at: int) -> Found:
+        """One edit's alone."""
+        return Found(*(getattr(self, name)[at : at + 1] for name in self.__dataclass_fields__))
 
 
 @dataclass(frozen=True)

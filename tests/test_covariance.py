@@ -57,6 +57,16 @@ def test_it_is_the_mean_of_the_outer_products_of_all_keys(encoder, padding):
         assert torch.equal(made.matrix, made.matrix.T)
 
 
+def test_with_rarity_one_every_token_counts_as_much_as_any_other(encoder):
+    made = collect(encoder, [1], TEXTS, rarity=1.0)[1]
+    tokens, by_token = encoder.tokenize(TEXTS), {}
+    for text, ids, end in zip(TEXTS, tokens.ids.tolist(), tokens.ends.tolist()):
+        for token, key in zip(ids, encoder.keys([text] * (end + 1), range(end + 1), 1).double()):
+            by_token.setdefault(token, []).append(torch.outer(key, key))
+    means = [torch.stack(products).mean(0) for products in by_token.values()]
+    torch.testing.assert_close(made.matrix, torch.stack(means).mean(0), rtol=1e-5, atol=1e-6)
+
+
 def test_layers_batches_and_order_make_no_difference(encoder, monkeypatch):
     both, one = collect(encoder, [2, 1], TEXTS)[1], collect(encoder, [1], TEXTS)[1]
     assert torch.equal(both.matrix, one.matrix)
@@ -95,12 +105,12 @@ def test_shrinking_adds_a_share_of_the_mean_variance(encoder):
 
 
 def test_a_file_gives_back_what_was_saved(encoder, tmp_path):
-    made = collect(encoder, [1], TEXTS, corpus_name="mine")[1]
+    made = collect(encoder, [1], TEXTS, corpus_name="mine", rarity=0.5)[1]
     made.save(tmp_path / "new" / "one.safetensors")
     back = Covariance.load(tmp_path / "new" / "one.safetensors")
     assert torch.equal(back.matrix, made.matrix)
     assert back.hash() == made.hash()
-    fields = ("tokens", "site", "encoder", "corpus", "padding")
+    fields = ("tokens", "site", "encoder", "corpus", "padding", "rarity")
     assert [getattr(back, f) for f in fields] == [getattr(made, f) for f in fields]
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["one.safetensors"]
     made.save(tmp_path / "new" / "two.safetensors")

@@ -1,0 +1,252 @@
+"""Collections of facts: conflicts among them, patches made apart solved as one, a patch built from a file of facts.
+
+A patch of `ReFACT` keeps what each edit's search found: its left factor is the offset, and its right factor gives the
+share that arrives at the edit's own keys. So facts can be written again, together, without being searched again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from . import editing, values
+from .edits import Edit, distinct
+from .encoders import TextEncoder
+from .errors import PatchError
+from .methods import ReFACT
+from .models import Model
+from .patch import Patch
+
+OVERLAP, HARM = 0.5, 0.2  # what `conflicts` reports from
+
+
+# -- what a patch knows ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Known:
+    """A fact that was searched for before: its offset and its search's log at each site, and its strength."""
+
+    edit: Edit
+    offsets: Mapping[str, Float[Tensor, " d_out"]]  # float64, at strength 1
+    logs: Mapping[str, dict]  # the record's entry
+    strength: float
+
+
+def method_of(patches: Sequence[Patch]) -> ReFACT:
+    """The one method that made all of these patches. Raises PatchError where there is none, or it is not `ReFACT`."""
+    forms = [patch.record["method"] for patch in patches]
+    fields = {field.name for field in dataclasses.fields(ReFACT)}
+    for form in forms:
+        if form["name"] != "ReFACT" or fields - form.keys():
+            raise PatchError(f"only facts by ReFACT with one set of settings are solved again, not by {form['name']}")
+    if differing := sorted(name for name in fields if any(form[name] != forms[0][name] for form in forms)):
+        raise PatchError(f"these patches were made with different settings: {', '.join(differing)}")
+    if forms[0]["ridge"]:
+        raise PatchError("with a ridge no fact is written in full, so what was found cannot be read off the patch")
+    return ReFACT(**{n: tuple(v) if isinstance(v, list) else v for n, v in forms[0].items() if n in fields})
+
+
+def known_of(model: Model, patch: Patch) -> list[Known]:
+    """What a patch's searches found. Raises PatchError where its rows no longer tell."""
+    if patch.record.get("refactored"):
+        raise PatchError("this patch was re-factored: its facts can no longer be told apart")
+    if patch.record.get("imported"):
+        raise PatchError("an imported LoRA tells no prompt, so it cannot be solved again")
+    if wrong := patch.mismatch(model):
+        raise PatchError(f"made for {patch.record['model']['name']}, not for {model.name}: {'; '.join(wrong)}")
+    how = method_of([patch])
+    return [_known(model, patch, how, edit, form["sites"]) for edit, form in zip(patch.edits, patch.record["edits"])]
+
+
+def _known(model: Model, patch: Patch, how: ReFACT, edit: Edit, sites: dict) -> Known:
+    offsets = {}
+    for site, log in sites.items():
+        left, right = (factor.double() for factor in patch.factors[site])
+        row, stop = log["rows"]
+        if stop != row + 1 or not log.get("strength", 1.0):
+            raise PatchError(
+                f"{edit.name!r} has {stop - row} rows at strength {log.get('strength', 1.0):g}: not one fact"
+            )
+        keys = editing.keys_of(_encoder(model, site), log["layer"], edit, editing.templates_of(how))
+        share = float((keys @ right[row]).mean())  # the solver's is 1; balancing the factors has moved it
+        offsets[site] = left[:, row] * share / log.get("strength", 1.0)
+    strengths = {log.get("strength", 1.0) for log in sites.values()}
+    return Known(edit, offsets, sites, strengths.pop())
+
+
+def _encoder(model: Model, site: str) -> TextEncoder:
+    return model.encoders[site.partition(".")[0]].in_float32()
+
+
+# -- solved again ------------------------------------------------------------------------------------------------------
+
+
+def solve_jointly(model: Model, patches: Sequence[Patch]) -> Patch:
+    """One patch with all the facts of these, written together as if they had been one batch: none harms another.
+
+    Nothing is searched again. Raises PatchError where the patches were not all made by `ReFACT` with one set of
+    settings, for this model.
+    """
+    if not patches:
+        raise PatchError("nothing to merge: no patches were given")
+    how = method_of(patches)
+    known = [fact for patch in patches for fact in known_of(model, patch)]
+    edits = distinct(fact.edit for fact in known)
+    return _solved(model, how, edits, {edit.name: fact for edit, fact in zip(edits, known)})
+
+
+def build(model: Model, edits: Sequence[Edit], method: ReFACT, before: Patch | None = None) -> tuple[Patch, list[str]]:
+    """The patch of a list of facts, and the names of those searched for: the ones that `before` does not have as they
+    are now. All are then written together. Facts with a picture are always searched for again.
+    """
+    edits, known = distinct(edits), {}
+    if before is not None and _made_alike(model, before, method):
+        known = {fact.edit.name: fact for fact in known_of(model, before) if not fact.edit.targets_images}
+    kept = {e.name: known[e.name] for e in edits if e.name in known and known[e.name].edit == e}
+    return _solved(model, method, edits, kept), [e.name for e in edits if e.name not in kept]
+
+
+def _made_alike(model: Model, patch: Patch, method: ReFACT) -> bool:
+    try:
+        return method_of([patch]) == method and not patch.mismatch(model)
+    except PatchError:
+        return False
+
+
+def _solved(model: Model, method: ReFACT, edits: list[Edit], known: Mapping[str, Known]) -> Patch:
+    def searched(encoder: TextEncoder, layer: int) -> editing.Wanted:
+        site, templates = encoder.site(layer), editing.templates_of(method)
+        new = [edit for edit in edits if edit.name not in known]
+        fresh = editing.search(method, model, encoder, layer, new) if new else None
+        places = {edit.name: at for at, edit in enumerate(new)}
+        keys, rows = [], []
+        for edit in edits:
+            if edit.name in known:
+                keys.append(editing.keys_of(encoder, layer, edit, templates))
+                rows.append(_found(known[edit.name], site))
+            else:
+                keys.append(fresh.keys[places[edit.name]])
+                rows.append(fresh.found.of(places[edit.name]))
+        found = values.Found.of_all(rows)
+        return editing.Wanted(keys, found.offsets.double(), found)
+
+    patch = editing.refact(method, model, edits, searched=searched)
+    weakened = {name: fact.strength for name, fact in known.items() if fact.strength != 1.0}
+    return patch.scaled(weakened) if weakened else patch
+
+
+def _found(fact: Known, site: str) -> values.Found:
+    if site not in fact.offsets:
+        raise PatchError(f"{fact.edit.name!r} was not written at {site}")
+    log = fact.logs[site]
+    numbers = (*log["loss"], log["probability"], float(log["steps"]))
+    first, last, probability, steps = (torch.tensor([x if x is not None else torch.nan]) for x in numbers)
+    return values.Found(fact.offsets[site][None], first, last, probability, steps, torch.tensor([log["clamped"]]))
+
+
+# -- conflicts ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Two facts that cannot both be had as they are.
+
+    kind   "target"   one wording, two targets
+           "twice"    one wording, one target
+           "overlap"  keys that nearly coincide, targets that differ; size: the share of one that the other spans
+           "harm"     the second fact moves the first at its own keys; size: by how much of the first's own change
+    """
+
+    kind: str
+    first: str
+    second: str
+    size: float
+    site: str = ""
+
+    def __str__(self) -> str:
+        where = f" at {self.site}" if self.site else ""
+        return {
+            "target": f"{self.first} and {self.second} give the same words different targets",
+            "twice": f"{self.first} and {self.second} are the same fact",
+            "overlap": f"{self.first} and {self.second}: {self.size:.0%} of their keys coincide{where}",
+            "harm": f"{self.second} moves {self.first} by {self.size:.0%} of its own change{where}",
+        }[self.kind]
+
+
+def conflicts(model: Model, patches: Sequence[Patch], overlap: float = OVERLAP, harm: float = HARM) -> list[Conflict]:
+    """What stands between the facts of patches, the gravest kind first, before they are merged.
+
+    "overlap" from keys alone, k_i C^-1 k_j^T squared and normalised; "harm" is what a plain sum does, and what
+    `solve_jointly` heals unless the keys coincide.
+    """
+    how = method_of(patches)
+    known = [fact for patch in patches for fact in known_of(model, patch)]
+    named = [dataclasses.replace(fact, edit=edit) for fact, edit in zip(known, distinct(f.edit for f in known))]
+    found = list(_by_words([fact.edit for fact in named]))
+    clashing = {(c.first, c.second) for c in found}
+    for site in dict.fromkeys(site for fact in named for site in fact.offsets):
+        here = [fact for fact in named if site in fact.offsets]
+        found += _by_keys(model, how, site, here, _rows(patches, site), clashing, (overlap, harm))
+    return sorted(found, key=lambda c: (("target", "twice", "overlap", "harm").index(c.kind), -c.size))
+
+
+def _by_words(edits: Sequence[Edit]) -> list[Conflict]:
+    said = [{_plain(text) for text in (edit.prompt, *edit.reworded())} for edit in edits]
+    pairs = [(a, b) for a, b in combinations(range(len(edits)), 2) if said[a] & said[b]]
+    kinds = ["twice" if _target(edits[a]) == _target(edits[b]) else "target" for a, b in pairs]
+    return [Conflict(kind, edits[a].name, edits[b].name, 1.0) for kind, (a, b) in zip(kinds, pairs)]
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split()).removeprefix("the ")
+
+
+def _target(edit: Edit) -> Any:
+    return _plain(edit.new) if isinstance(edit.new, str) else edit.new
+
+
+def _rows(patches: Sequence[Patch], site: str) -> list[tuple[Tensor, Tensor]]:
+    """(left column, right row) of each edit at a site, in order, as they are active."""
+    found = []
+    for patch in patches:
+        for form in patch.record["edits"]:
+            if site in form["sites"]:
+                row = form["sites"][site]["rows"][0]
+                left, right = patch.factors[site]
+                found.append((left[:, row].double(), right[row].double()))
+    return found
+
+
+def _by_keys(
+    model: Model,
+    how: ReFACT,
+    site: str,
+    facts: Sequence[Known],
+    rows: Sequence[tuple[Tensor, Tensor]],
+    clashing: set[tuple[str, str]],
+    bounds: tuple[float, float],
+) -> list[Conflict]:
+    encoder, layer = _encoder(model, site), facts[0].logs[site]["layer"]
+    prior, _ = editing.prior_of(how, model, encoder, layer)
+    keys = [editing.keys_of(encoder, layer, fact.edit, editing.templates_of(how)) for fact in facts]
+    directions = [torch.nn.functional.normalize(prior.whiten(k), dim=1) for k in keys]
+    found = []
+    for a, b in combinations(range(len(facts)), 2):
+        names = facts[a].edit.name, facts[b].edit.name
+        shared = float((directions[a] @ directions[b].T).square().max())
+        if shared >= bounds[0] and names not in clashing and _target(facts[a].edit) != _target(facts[b].edit):
+            found.append(Conflict("overlap", *names, shared, site))
+        for one, other in ((a, b), (b, a)):
+            left, right = rows[other]
+            moved = float((keys[one] @ right).abs().mean() * left.norm() / facts[one].offsets[site].norm())
+            if moved >= bounds[1] and _target(facts[one].edit) != _target(facts[other].edit):
+                found.append(Conflict("harm", facts[one].edit.name, facts[other].edit.name, moved, site))
+    return found

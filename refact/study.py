@@ -1,0 +1,266 @@
+"""`refact study ...`: the paper's studies and ours, each one command over the machinery of `refact bench`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .cli import AsJson, ModelName, Quiet, app, bar, open_model, say, seeds_of
+from .methods import method
+
+study = typer.Typer(help="Layers, thresholds, sequences, probes, scale: one command each.", no_args_is_help=True)
+app.add_typer(study, name="study")
+
+Data = Annotated[str, typer.Argument(help="pocket-road, pocket-timed, or a csv in RoAD's or TIMED's columns.")]
+Out = Annotated[Path, typer.Option(help="The study's folder; what is in it already is not done again.")]
+By = Annotated[str, typer.Option("--method", help="The method that is studied.")]
+Given = Annotated[str, typer.Option(help="Seeds, like 0-24.")]
+JudgedBy = Annotated[str | None, typer.Option(help="Folder of the judging CLIP; the pocket's own for the pocket.")]
+Limit = Annotated[int | None, typer.Option(help="Only so many cases.")]
+
+
+def judge_of(judge: str | None, model: str) -> str | None:
+    """The judge that was named; the bundled one for the bundled model."""
+    return judge or ("pocket" if model == "pocket" else None)
+
+
+def tell_scores(folder: Path, judge: str | None, quiet: bool, as_json: bool) -> None:
+    """Print a run's scores, text side and pictures apart."""
+    from .results import markdown, read_run, summary
+
+    sides = {side: summary(read_run(folder), side) for side in (("image", "text") if judge else ("text",))}
+    if as_json:
+        typer.echo(json.dumps(sides, indent=1, default=str))
+        return
+    for side, found in sides.items():
+        about = f"in pictures, judged by {judge}" if side == "image" else "text side only, no picture was looked at"
+        say(quiet, f"{folder}: {about}", markdown(found), "")
+
+
+def options_of(judge: str | None, model: str, seeds: str, limit: int | None, hush: bool) -> dict[str, Any]:
+    """What every study hands on to the benchmark."""
+    return {"judge": judge_of(judge, model), "seeds": seeds_of(seeds), "limit": limit, "progress": bar(hush)}
+
+
+@study.command()
+def layers(
+    data: Data,
+    out: Out,
+    layers: Annotated[str, typer.Option(help="Layers, like 0-6; all that take an edit when none are named.")] = "",
+    by: By = "refact",
+    model: ModelName = "pocket",
+    seeds: Given = "0-4",
+    judge: JudgedBy = None,
+    limit: Limit = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Which layer takes edits best (the paper's Table 2).
+
+    Example: refact study layers pocket-road-validation --out runs/layers
+    """
+    from . import studies
+
+    options = options_of(judge, model, seeds, limit, quiet or as_json)
+    studies.layers(data, open_model(model), method(by), out, seeds_of(layers) if layers else None, **options)
+    tell_scores(out, options["judge"], quiet, as_json)
+
+
+@study.command()
+def thresholds(
+    data: Data,
+    out: Out,
+    values: Annotated[str, typer.Option(help="Probabilities, with commas.")] = "0.5,0.7,0.9,0.95,0.99,0.999",
+    by: By = "refact",
+    model: ModelName = "pocket",
+    seeds: Given = "0-4",
+    judge: JudgedBy = None,
+    limit: Limit = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """How sure of the target the search should be before it stops (the paper's Figure 15).
+
+    Example: refact study thresholds pocket-road-validation --out runs/stop
+    """
+    from . import studies
+
+    options = options_of(judge, model, seeds, limit, quiet or as_json)
+    chosen = method(by, objective="contrastive")  # a direct objective has no early stop
+    studies.thresholds(data, open_model(model), chosen, out, [float(v) for v in values.split(",")], **options)
+    tell_scores(out, options["judge"], quiet, as_json)
+
+
+@study.command()
+def variants(
+    data: Data,
+    out: Out,
+    only: Annotated[str, typer.Option(help="Labels of some variants, with commas; all when none are named.")] = "",
+    model: ModelName = "pocket",
+    seeds: Given = "0-4",
+    judge: JudgedBy = None,
+    limit: Limit = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """The paper's ablations and ours side by side: objective, distance, image targets, covariance, negatives, contexts.
+
+    Example: refact study variants pocket-road-validation --out runs/variants
+    """
+    from . import studies
+    from .benchmark import run
+
+    everything = studies.variants()
+    names = [name.strip() for name in only.split(",") if name.strip()] or list(everything)
+    if unknown := [name for name in names if name not in everything]:
+        raise typer.BadParameter(f"no variant {unknown[0]!r}; there are {', '.join(everything)}")
+    options = options_of(judge, model, seeds, limit, quiet or as_json)
+    run(data, open_model(model), {name: everything[name] for name in names}, out, **options)
+    tell_scores(out, options["judge"], quiet, as_json)
+
+
+@study.command()
+def sequence(
+    data: Data,
+    out: Out,
+    every: Annotated[int, typer.Option(help="Score after so many edits.")] = 10,
+    orders: Annotated[int, typer.Option(help="How many permutations.")] = 3,
+    hold: Annotated[bool, typer.Option(help="Hold earlier facts; --no-hold is the paper's way.")] = True,
+    by: By = "refact",
+    model: ModelName = "pocket",
+    seeds: Given = "0",
+    judge: JudgedBy = None,
+    limit: Limit = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """One edit after another on the same model (the paper's Figures 7 and 23).
+
+    Example: refact study sequence pocket-road --every 20 --orders 2 --out runs/sequence
+    """
+    from . import studies
+
+    options = options_of(judge, model, seeds, limit, quiet or as_json)
+    studies.sequence(data, open_model(model), method(by), out, every=every, orders=orders, hold=hold, **options)
+    tell_scores(out, options["judge"], quiet, as_json)
+
+
+@study.command()
+def probes(
+    data: Data,
+    out: Out,
+    kind: Annotated[str, typer.Option(help="companions | relations")] = "companions",
+    methods: Annotated[str, typer.Option(help="Names of methods, with commas.")] = "refact,baseline",
+    model: ModelName = "pocket",
+    seeds: Given = "0-4",
+    judge: JudgedBy = None,
+    limit: Limit = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """What else changes with a fact: a second thing in the picture (companions), or inverse and two-step questions.
+
+    Example: refact study probes pocket-road-validation --kind relations --out runs/relations
+    """
+    from . import pocket, probing
+    from .benchmark import run
+    from .cases import read_cases
+
+    makers = {"companions": probing.companions, "relations": lambda c: probing.relations(c, pocket.world())}
+    if kind not in makers:
+        raise typer.BadParameter(f"kind is {' or '.join(makers)}, not {kind!r}")
+    options = options_of(judge, model, seeds, None, quiet or as_json)
+    cases = makers[kind](read_cases(data)[0][:limit])
+    run(cases, open_model(model), [name.strip() for name in methods.split(",")], out, **options)
+    tell_scores(out, options["judge"], quiet, as_json)
+
+
+@study.command()
+def concepts(
+    subject: Annotated[str, typer.Argument(help="What is edited, layer by layer: 'an apple'.")],
+    to: Annotated[list[str], typer.Option(help="What it shall be: 'a blue apple'; may be repeated.")],
+    out: Out,
+    by: By = "refact",
+    model: ModelName = "pocket",
+    seeds: Given = "0-4",
+    judge: JudgedBy = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Edits as a probe of where a concept is made: one thing to each of several, in every layer (paper, section 5).
+
+    Example: refact study concepts "an apple" --to "a blue apple" --to "a pink apple" --out runs/colours
+    """
+    from . import probing, studies
+
+    options = options_of(judge, model, seeds, None, quiet or as_json)
+    studies.layers(probing.concepts(subject, to), open_model(model), method(by), out, **options)
+    tell_scores(out, options["judge"], quiet, as_json)
+
+
+@study.command()
+def trace(
+    prompt: Annotated[str, typer.Argument(help="A prompt that means something else than it says.")],
+    source: Annotated[str, typer.Option(help="What it means: 'a beaver'.")],
+    other: Annotated[list[str], typer.Option(help="What it might mean instead; may be repeated.")],
+    subject: Annotated[str | None, typer.Option(help="The words that carry the fact; else the whole prompt.")] = None,
+    part: Annotated[str, typer.Option(help="What is restored: block | mlp | attention.")] = "mlp",
+    model: ModelName = "pocket",
+    as_json: AsJson = False,
+) -> None:
+    """Causal tracing: what each layer and token brings back of a fact once the subject is noise.
+
+    Example: refact study trace "the national animal of Canada" --source "a beaver" --other "a panda" --other "a lion"
+    """
+    from .tracing import trace as traced
+
+    encoder = next(iter(open_model(model).encoders.values()))
+    found = traced(encoder, prompt, source, other, subject, part)
+    if as_json:
+        numbers = {"effect": found.effect.tolist(), "clean": found.clean, "corrupted": found.corrupted}
+        typer.echo(json.dumps(numbers | {"tokens": found.tokens}, indent=1))
+        return
+    typer.echo(f"p({source!r}) {found.clean:.3f}, with noise {found.corrupted:.3f}; share brought back:")
+    words = [word.removesuffix("</w>")[:9] for word in found.tokens]
+    typer.echo("layer " + " ".join(f"{word:>9}" for word in words))
+    for number, row in enumerate(found.effect.tolist()):
+        typer.echo(f"{number:5} " + " ".join(f"{value:9.2f}" for value in row))
+
+
+@study.command()
+def scale(
+    out: Out,
+    counts: Annotated[str, typer.Option(help="How many facts, with commas.")] = "1,10,100",
+    methods: Annotated[str, typer.Option(help="Names of methods, with commas.")] = "refact,memit,alphaedit",
+    ways: Annotated[str, typer.Option(help="'at once', 'in sequence', or both with a comma.")] = "at once,in sequence",
+    model: ModelName = "pocket",
+    pictures: Annotated[bool, typer.Option(help="Look at pictures too, with the judge.")] = False,
+    judge: JudgedBy = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """How many facts hold, at once and in sequence, and how far a thousand other prompts move.
+
+    Example: refact study scale --counts 1,10,100 --out runs/scale
+    """
+    from . import pocket, scaling
+    from .judge import load_judge
+
+    ready, numbers, own = open_model(model), _numbers(counts), model == "pocket"
+    facts = scaling.roles(pocket.world()) if own else scaling.phrases(max(numbers))
+    untouched = scaling.things(pocket.world()) if own else ()
+    looking = load_judge(judge_of(judge, model) or "") if pictures else None
+    chosen = {name.strip(): method(name.strip()) for name in methods.split(",")}
+    hows = [way.strip() for way in ways.split(",")]
+    options = {"ways": hows, "untouched": untouched, "judge": looking, "progress": bar(quiet or as_json)}
+    rows = scaling.scale(ready, facts, numbers, chosen, out, **options)
+    typer.echo(json.dumps([asdict(r) for r in rows], indent=1)) if as_json else say(quiet, scaling.markdown(rows))
+
+
+def _numbers(text: str) -> Sequence[int]:
+    return [int(part) for part in text.split(",")]
