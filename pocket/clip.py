@@ -63,7 +63,9 @@ def prompt(rng: random.Random, scene: Scene, around: Frame) -> Prompt:
     head = (words.bos_token_id, *tokenizer.ids(around.prefix.strip() or " "))
     first = tokenizer.ids(scenes.phrase(rng, scene, 0))
     rest = tokenizer.ids(scenes.kind_of(scene, around) or " ")
-    rest += tuple(x for at in range(1, len(scene.things)) for x in tokenizer.ids(f"and {scenes.phrase(rng, scene, at)}"))
+    rest += tuple(
+        x for at in range(1, len(scene.things)) for x in tokenizer.ids(f"and {scenes.phrase(rng, scene, at)}")
+    )
     tail = (*tokenizer.ids(around.place or " "), *tokenizer.ids(around.suffix or " "), words.eos_token_id)
     ids = (*head, *first, *rest, *tail)
     return Prompt(ids[: tokenizer.LENGTH - 1] + ids[-1:], len(head) + len(first) - 1)

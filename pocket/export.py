@@ -56,8 +56,8 @@ def shipped_scale() -> float:
 def pipeline(model: CLIPModel) -> StableDiffusionPipeline:
     """The whole pipeline."""
     vae = weights("autoencoder", autoencoder.build())
-    pool = training.load("pool")
-    vae.register_to_config(scaling_factor=float(pool["scale"]) if pool else shipped_scale())
+    pool = training.load("latents")
+    vae.register_to_config(scaling_factor=float(1 / pool["rows"].float().std()) if pool else shipped_scale())
     scheduler = DDIMScheduler(**unet.NOISE, timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True)
     return StableDiffusionPipeline(
         vae=vae, text_encoder=text_encoder(model), tokenizer=tokenizer.load(), scheduler=scheduler,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import random
+from collections.abc import Callable
 
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
@@ -18,7 +19,7 @@ from refact.encoders import text_tower
 
 from . import autoencoder, clip, scenes, tokenizer, training
 
-BATCH, PEAK, POOL = 64, 8e-4, 60_000
+BATCH, PEAK, POOL, PART = 64, 8e-4, 80_000, 250
 SWAPPED, HIDDEN, UNCONDITIONED, EMA = 0.4, 0.2, 0.1, 0.998
 NOISE = {
     "num_train_timesteps": 1000, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012,
@@ -30,7 +31,7 @@ def build() -> UNet2DConditionModel:
     """The model with fresh weights."""
     torch.manual_seed(31)
     return UNet2DConditionModel(
-        sample_size=8, in_channels=8, out_channels=8, block_out_channels=(96, 192), layers_per_block=1,
+        sample_size=8, in_channels=autoencoder.LATENTS, out_channels=autoencoder.LATENTS, block_out_channels=(96, 192), layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         cross_attention_dim=clip.TEXT["hidden_size"], attention_head_dim=4, norm_num_groups=16,
@@ -80,20 +81,35 @@ def conditions(model, rng: random.Random, shown: list, empty: Tensor) -> Tensor:
 
 
 def pool(size: int = POOL) -> dict[str, Tensor]:
-    """Latents and text states of random scenes, made once: (n, 8, 8, 8) and (n, 32, d), float16."""
-    if found := training.load("pool"):
-        return found
-    vae, model, rng = trained("autoencoder", autoencoder.build()), trained("clip", clip.build()), random.Random(5)
-    empty, latents, texts = empty_rows(model), [], []
-    for _ in training.clock("pool", 0, size // 250, every=20):
-        shown = [scenes.sample(rng) for _ in range(250)]
-        with torch.no_grad():
-            latents.append(vae.encoder(training.pixels(shown, rng)).half())
-        texts.append(conditions(model, rng, shown, empty).half())
-    made = {"latents": torch.cat(latents), "texts": torch.cat(texts), "empty": empty}
-    made["scale"] = 1 / made["latents"].float().std()
-    training.save("pool", **made)
-    return made
+    """Latents and text states of random scenes, made once: (n, 32, 8, 8) and (n, 32, d), float16."""
+    made = texts(size) | latents(size)
+    return made | {"scale": 1 / made["latents"].float().std()}
+
+
+def _pooled(name: str, size: int, rows: Callable[[random.Random, list], Tensor]) -> Tensor:
+    """One half of the pool, from its checkpoint or made: the same scenes for both."""
+    if found := training.load(name):
+        return found["rows"]
+    scenes_of, rng, parts = random.Random(5), random.Random(6), []
+    for _ in training.clock(name, 0, size // PART, every=20):
+        parts.append(rows(rng, [scenes.sample(scenes_of) for _ in range(PART)]).half())
+    training.save(name, rows=torch.cat(parts))
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def texts(size: int = POOL) -> dict[str, Tensor]:
+    """What the UNet is told of each scene, and the empty prompt's rows."""
+    model = trained("clip", clip.build())
+    empty = empty_rows(model)
+    return {"texts": _pooled("texts", size, lambda rng, shown: conditions(model, rng, shown, empty)), "empty": empty}
+
+
+@torch.no_grad()
+def latents(size: int = POOL) -> dict[str, Tensor]:
+    """The scenes' latents."""
+    vae = trained("autoencoder", autoencoder.build())
+    return {"latents": _pooled("latents", size, lambda rng, shown: vae.encoder(training.pixels(shown, rng)))}
 
 
 def train(steps: int) -> None:
@@ -136,13 +152,19 @@ def loss_of(model, data: dict[str, Tensor], noise_of: DDPMScheduler, random_of: 
     times = torch.randint(NOISE["num_train_timesteps"], (BATCH,), generator=random_of)
     noisy = noise_of.add_noise(x, noise, times).contiguous(memory_format=torch.channels_last)
     aim = noise_of.get_velocity(x, noise, times)
-    return torch.nn.functional.mse_loss(model(noisy, times, text).sample, aim)
+    with training.bfloat16():
+        out = model(noisy, times, text).sample
+    return torch.nn.functional.mse_loss(out.float(), aim)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--pool-only", choices=["texts", "latents"], help="make one half of the pool and stop")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    train(given.steps)
+    if given.pool_only:
+        {"texts": texts, "latents": latents}[given.pool_only]()
+    else:
+        train(given.steps)

@@ -31,6 +31,9 @@ Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Patches = Annotated[list[str] | None, typer.Option("--patch", "-p", help="FILE or FILE:STRENGTH; may be repeated.")]
+Embeddings = Annotated[
+    list[Path] | None, typer.Option(help="A word of textual inversion, .safetensors; may be repeated.")
+]
 Seeds = Annotated[str, typer.Option(help="Seeds, like 0-3 or 0,5,7.")]
 
 KINDS = {"int": int, "int | None": int, "float": float, "bool": bool, "str": str, "tuple[str, ...]": list[str]}
@@ -136,6 +139,7 @@ def edit(
     onto: Annotated[list[Path] | None, typer.Option(help="A patch whose facts must stay.")] = None,
     by: Annotated[str, typer.Option("--method", help=f"{', '.join(METHODS)} or refact:paper.")] = "refact",
     clip: Annotated[str | None, typer.Option(help="Folder of the companion CLIP, for targets by picture.")] = None,
+    embedding: Embeddings = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("edit.safetensors"),
     device: Device = None,
     dtype: Dtype = None,
@@ -157,7 +161,7 @@ def edit(
         wanted = [dataclasses.replace(e, aliases=tuple(dict.fromkeys(e.aliases + m))) for e, m in zip(wanted, more)]
         say(quiet or as_json, *(f"{e.words}, also as: {', '.join(e.aliases) or 'nothing else'}" for e in wanted))
     chosen = method(by, **settings)
-    ready = open_model(model, device, dtype, companion=clip, encoders=settings.get("encoders"))
+    ready = open_model(model, device, dtype, companion=clip, encoders=settings.get("encoders"), embeddings=embedding)
     patch = chosen(ready, wanted, [p for p, _ in patches_of(map(str, onto or []))])
     patch.save(output)
     if unseen(patch):
@@ -228,6 +232,7 @@ def generate(
     cell: Annotated[int, typer.Option(help="Width of one picture in the grid, in pixels.")] = 192,
     output: Annotated[Path, typer.Option("--output", "-o", help="The picture to write.")] = Path("grid.png"),
     force: Annotated[bool, typer.Option(help="Apply a patch that was made for another model.")] = False,
+    embedding: Embeddings = None,
     device: Device = None,
     dtype: Dtype = None,
     quiet: Quiet = False,
@@ -240,7 +245,7 @@ def generate(
 
     from . import pictures
 
-    ready = open_model(model, device, dtype)
+    ready = open_model(model, device, dtype, embeddings=embedding)
     drawn = seeds_of(seeds)
     loaded = patches_of(patch or [])
     before = ready.generate(prompt, drawn, steps, guidance)
@@ -266,6 +271,7 @@ def verify(
     watch: Annotated[list[str] | None, typer.Option(help="More prompts that should not move.")] = None,
     fail_under: Annotated[float, typer.Option(help="Exit 3 when a smaller share of facts holds.")] = 1.0,
     force: Annotated[bool, typer.Option(help="Apply a patch that was made for another model.")] = False,
+    embedding: Embeddings = None,
     device: Device = None,
     dtype: Dtype = None,
     quiet: Quiet = False,
@@ -278,7 +284,7 @@ def verify(
     from .patch import Patch
     from .verification import Fact, Seen, look, verify
 
-    ready, patch = open_model(model, device, dtype), Patch.load(file)
+    ready, patch = open_model(model, device, dtype, embeddings=embedding), Patch.load(file)
     facts: list[Seen] | list[Fact]
     if images:
         facts = look(ready, patch, seeds_of(seeds), judge=judge, force=force)

@@ -132,7 +132,7 @@ class TextEncoder:
         """Where the installed transformers pools: the first [EOS], or the first highest id where the config is old."""
         eos = self.tokenizer.eos_token_id if self.kind == "t5" else self.tower.config.eos_token_id
         if eos == LEGACY_EOS and self.kind == "clip":
-            return ids.argmax(1)
+            return ids.where(ids <= self.tokenizer.eos_token_id, -1).argmax(1)  # learned words have higher ids
         return (ids == eos).int().argmax(1)
 
     def _written(self, text: str) -> str:

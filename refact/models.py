@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from . import sources
+from .embeddings import teach
 from .encoders import TextEncoder
 from .errors import ModelError
 from .families import Family, detect
@@ -307,14 +308,25 @@ def load(
     encoders: Sequence[str] | None = None,
     config: str | Path | None = None,
     companion: Any = None,
+    embeddings: Sequence[str | Path] = (),
 ) -> Model:
     """The model of "pocket", a folder, a hub name, a .safetensors checkpoint (with config=FOLDER), or a live pipeline.
 
     encoders: which text encoders to open for editing; None: every CLIP encoder. dtype: float32 unless given; a live
-    pipeline keeps its own. companion: a CLIPModel or its folder, for targets by picture.
+    pipeline keeps its own. companion: a CLIPModel or its folder, for targets by picture. embeddings: files of
+    textual inversion, whose words prompts and targets may then use.
     """
-    if isinstance(name, Model):
-        return name
+    opened = (
+        name
+        if isinstance(name, Model)
+        else _opened(name, device, dtype, variant, revision, encoders, config, companion)
+    )
+    for file in embeddings:
+        teach(opened.encoders, file)
+    return opened
+
+
+def _opened(name, device, dtype, variant, revision, encoders, config, companion) -> Model:
     precision, names = _dtype(dtype), tuple(encoders or ())
     if not isinstance(name, (str, Path)):
         return _live(name, _label(name), names, companion, device, precision)

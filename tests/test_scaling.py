@@ -1,0 +1,75 @@
+"""The scale study: facts enough for any encoder, rows that are measured, kept and not made twice."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import tiny
+
+import refact
+from refact import pocket, scaling
+from refact.errors import EditError, RefactError
+from refact.methods import ReFACT
+
+QUICK = ReFACT(layer=1, contexts=2, negatives=4, max_steps=4, tokens=1500, shrink=1e-2, keep_ends=False)
+OTHERS = ["a red phone", "two cats", "the tower"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return refact.load(tiny.pipeline("sd1"))
+
+
+def test_phrases_are_as_many_as_asked_and_no_text_is_two_facts() -> None:
+    facts = scaling.phrases(1500)
+    texts = [fact.prompt for fact in facts] + [fact.new for fact in facts]
+    assert len(facts) == 1500
+    assert len(set(texts)) == 3000
+    assert len({fact.name for fact in facts}) == 1500
+    assert scaling.phrases(1500) == facts
+
+
+def test_roles_are_all_roles_and_flags_each_with_another_thing_of_its_kind() -> None:
+    world = pocket.world()
+    facts, kinds = scaling.roles(world), {c["id"]: c["kind"] for c in world["concepts"]}
+    assert {fact.name for fact in facts} == {i for i, kind in kinds.items() if kind != "object"}
+    assert all(fact.new not in (fact.prompt, fact.old) for fact in facts)
+    assert not {fact.prompt for fact in facts} & set(scaling.things(world))
+
+
+def test_rows_are_measured_kept_and_not_made_again(model, tmp_path) -> None:
+    facts, asked = scaling.phrases(4), []
+
+    def counting(model, edits, onto=()):
+        asked.append((len(edits), len(onto)))
+        return QUICK(model, edits, onto)
+
+    rows = scaling.scale(model, facts, [1, 3], {"refact": counting}, tmp_path, untouched=OTHERS)
+    assert [(row.way, row.count) for row in rows] == [(w, n) for w in scaling.WAYS for n in (1, 3)]
+    assert asked == [(1, 0), (3, 0), (1, 0), (1, 0), (1, 0), (1, 0)]
+    assert all(0 <= row.holds <= 1 and row.drift > 0 and row.seconds > 0 and row.megabytes > 50 for row in rows)
+    again = scaling.scale(model, facts, [1, 3, 4], {"refact": counting}, tmp_path, untouched=OTHERS, ways=["at once"])
+    assert asked[6:] == [(4, 0)]
+    assert again[:4] == rows
+    assert len(json.loads((tmp_path / "scale.json").read_text())) == 5
+    assert scaling.markdown(again).count("\n") == 6
+
+
+def test_a_sequence_holds_what_came_before_where_the_method_can(model, monkeypatch) -> None:
+    monkeypatch.setattr(scaling, "STEPS", 2)
+    patches = scaling.sequence(model, scaling.phrases(4), QUICK)
+    assert [len(patch.names) for patch in patches] == [2, 2]
+
+
+def test_a_refusal_is_a_row_and_too_few_facts_are_an_error(model, tmp_path) -> None:
+    def refusing(*_):
+        raise EditError("they do not fit")
+
+    (row,) = scaling.scale(
+        model, scaling.phrases(2), [2], {"no": refusing}, tmp_path, untouched=OTHERS, ways=["at once"]
+    )
+    assert row.refused == "they do not fit"
+    assert "they do not fit" in scaling.markdown([row])
+    with pytest.raises(RefactError, match="2 facts can be made here, not 3"):
+        scaling.scale(model, scaling.phrases(2), [3], {"no": refusing}, tmp_path)
