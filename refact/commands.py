@@ -157,8 +157,7 @@ def stats(
     ready = open_model(model, device, None)
     for encoder in ready.encoders.values():
         for one in layer if layer else encoder.effective:
-            how = {"tokens": tokens, "padding": padding, "rarity": rarity}
-            made = obtain(encoder, one, corpus=corpus, **how, progress=bar(quiet))
+            made = obtain(encoder, one, corpus, tokens, padding, rarity, progress=bar(quiet))
             say(quiet, f"{encoder.site(one)}: {made.tokens} tokens of {made.corpus}")
 
 

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from . import covariance, solve, suffix, values
+from . import bidirectional, covariance, solve, suffix, values
 from .corpus import captions
 from .edits import Edit, distinct
 from .encoders import TextEncoder
@@ -82,7 +82,7 @@ def one_layer(method: Any, model: Model, edits: list[Edit], writer: Writer, sear
     searched = searched or (lambda encoder, layer: search(method, model, encoder, layer, edits))
     factors, used = {}, {}
     logs: list[dict] = [{} for _ in edits]
-    for encoder in chosen(model, method.encoders):
+    for encoder in chosen(model, method.encoders, t5=True):
         layer = chosen_layer(model, encoder, method.layer)
         wanted = searched(encoder, layer)
         site, written = encoder.site(layer), writer(encoder, layer, wanted)
@@ -93,14 +93,21 @@ def one_layer(method: Any, model: Model, edits: list[Edit], writer: Writer, sear
     return patch_of(method, model, edits, factors, logs, used)
 
 
-def chosen(model: Model, names: Sequence[str]) -> list[TextEncoder]:
-    """The encoders of these names; every CLIP encoder of the model when none is named."""
+def chosen(model: Model, names: Sequence[str], t5: bool = False) -> list[TextEncoder]:
+    """The encoders of these names, T5 among them where the method can; every CLIP encoder when none is named."""
     if missing := [name for name in names if name not in model.encoders]:
         raise EditError(f"{model.name} has no text encoder {missing[0]!r}; it has {', '.join(model.encoders)}")
     picked = [model.encoders[n] for n in names] or [e for e in model.encoders.values() if e.kind == "clip"]
-    if others := [encoder.name for encoder in picked if encoder.kind != "clip"]:
-        raise EditError(f"{others[0]} is no CLIP: edits of T5 are not there yet")
+    if not t5 and (others := [encoder.name for encoder in picked if encoder.kind == "t5"]):
+        raise EditError(f"{others[0]} is a T5, which only ReFACT and AlphaEdit edit, as an experiment")
     return [encoder.in_float32() for encoder in picked]
+
+
+def starting(encoder: TextEncoder, layer: int, edits: Sequence[Sequence[Sentence]], depth: int) -> suffix.Start:
+    """The part of the encoder that edits can change, and their keys and values."""
+    if encoder.kind == "t5":
+        return bidirectional.start(encoder, layer, edits)
+    return suffix.start(encoder.tower, layer, edits, depth)
 
 
 def chosen_layer(model: Model, encoder: TextEncoder, layer: int | None) -> int:
@@ -120,7 +127,7 @@ def search(method: Any, model: Model, encoder: TextEncoder, layer: int, edits: S
     for at in range(0, len(edits), method.batch):
         group = edits[at : at + method.batch]
         sentences = [sentences_of(encoder, read, edit, templates_of(method)) for edit in group]
-        begun = suffix.start(encoder.tower, layer, sentences, read.depth)
+        begun = starting(encoder, layer, sentences, read.depth)
         compared = candidates(model, read, group, templates_of(method), away)
         scale, how = scale_of(method, begun), search_of(method, edits)
         keys += [k.double() for k in begun.keys]
@@ -159,10 +166,8 @@ def search_of(method: Any, edits: Sequence[Edit]) -> values.Search:
 def scale_of(method: Any, begun: suffix.Start) -> values.Scale:
     """Rates and bounds: as the paper's code has them, or in units of the states that the offset is added to."""
     norms = torch.stack([v.norm(dim=1).mean() for v in begun.values])
-    base, edited = begun.suffix.base, begun.suffix.edited[..., 0]
-    states = (base.norm(dim=2) * edited).sum(1) / edited.sum(1)
-    size = states if method.relative else norms
-    rates = states / base.shape[2] ** 0.5 if method.relative else torch.ones_like(norms)
+    size = begun.sizes if method.relative else norms
+    rates = begun.sizes / begun.values[0].shape[1] ** 0.5 if method.relative else torch.ones_like(norms)
     return values.Scale(norms, method.learning_rate * rates, method.clamp * size)
 
 
@@ -275,10 +280,12 @@ def token_keys(encoder: TextEncoder, layer: int, prompts: Sequence[str]) -> tupl
     for at in range(0, len(tokens.ids), PROTECTED_AT_ONCE):
         ids, ends = (t[at : at + PROTECTED_AT_ONCE].tolist() for t in (tokens.ids, tokens.ends))
         group = [Sentence(tuple(row), 0, end) for row, end in zip(ids, ends)]
-        keys, paths = suffix.all_keys(encoder.tower, layer, group)
+        clip = encoder.kind == "clip"
+        both = suffix.all_keys(encoder.tower, layer, group) if clip else bidirectional.all_keys(encoder, layer, group)
+        keys, paths = both
         for prompt, sentence, path in zip(["", *prompts][at:], group, paths):
             for position in _held_rows(encoder, sentence, prompt):
-                if (prefix := sentence.ids[: position + 1]) not in seen:
+                if (prefix := sentence.ids[: position + 1] if clip else (prompt, position)) not in seen:
                     seen.add(prefix)
                     labels.append(Dropped(prompt, position))
                     rows.append(keys[path[position]])
@@ -286,7 +293,7 @@ def token_keys(encoder: TextEncoder, layer: int, prompts: Sequence[str]) -> tupl
 
 
 def _held_rows(encoder: TextEncoder, sentence: Sentence, prompt: str) -> list[int]:
-    if not prompt:
+    if not prompt and encoder.kind == "clip":
         return list(range(len(sentence.ids)))
     padding = spaced(sentence.end, len(sentence.ids)) if encoder.row.rows == "last" else []
     return sorted({*range(sentence.end + 1), *padding})
@@ -302,7 +309,7 @@ def keys_of_patch(encoder: TextEncoder, layer: int, patch: Patch) -> Iterator[Te
 def keys_of(encoder: TextEncoder, layer: int, edit: Edit, templates: Sequence[str]) -> Float[Tensor, "n d_in"]:
     """An edit's distinct keys at a layer, over its wordings and contexts, float64."""
     plain = Reading(encoder, None)
-    begun = suffix.start(encoder.tower, layer, [sentences_of(encoder, plain, edit, templates)], plain.depth)
+    begun = starting(encoder, layer, [sentences_of(encoder, plain, edit, templates)], plain.depth)
     return begun.keys[0].double()
 
 

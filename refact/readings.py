@@ -35,7 +35,9 @@ class Reading:
         return self.encoder.n_layers - (self.encoder.row.rows == "penultimate")
 
     def sentence(self, ids: Sequence[int], subject: int, end: int) -> Sentence:
-        """A sentence cut after the last row that is read; `ids` are padded as the pipeline pads."""
+        """A sentence cut after the last row that is read (T5: none is); `ids` are padded as the pipeline pads."""
+        if self.encoder.kind == "t5":
+            return Sentence(tuple(ids), subject, end)
         if not self.scales or self.encoder.row.rows == "none":
             return Sentence(tuple(ids[: end + 1]), subject, end)
         return Sentence(tuple(ids), subject, end, (subject, *spaced(end, len(ids))))
@@ -75,6 +77,8 @@ def reading(encoder: TextEncoder, embedding: str, texts: Sequence[str], companio
     plain = Reading(encoder, projection)
     if embedding == "pooled":
         return plain
+    if encoder.kind == "t5":
+        raise EditError("of a T5 only the mean of its states can be compared: use embedding='pooled'")
     if embedding != "conditioning":
         raise EditError(f"embedding is 'pooled' or 'conditioning', not {embedding!r}")
     with torch.no_grad():

@@ -54,7 +54,8 @@ class Row:
 
 def phrases(count: int, seed: int = 0) -> list[Edit]:
     """Facts for any encoder: each caption of the corpus shall mean another, no subject twice."""
-    texts, many = [], 3 * count + 50
+    texts: list[str] = []
+    many = 3 * count + 50
     while len(texts) < 2 * count:
         texts, many = list(dict.fromkeys(" ".join(t.split()[:6]) for t in captions(many, seed=seed))), 2 * many
     return distinct(Edit(old, new=new) for old, new in zip(texts[:count], texts[count : 2 * count]))
@@ -123,7 +124,7 @@ def _row(
         return Row(name, way, len(facts), refused=str(error), megabytes=peak())
     seconds = (time.perf_counter() - begun) / len(facts)
     logs = [log for patch in patches for form in patch.record["edits"] for log in form["sites"].values()]
-    found = _texts(model, facts, patches, untouched) | (
+    found: dict[str, Any] = _texts(model, facts, patches, untouched) | (
         _pictures(model, facts, patches, judge, untouched) if judge else {}
     )
     steps = float(np.mean([log.get("steps") or 0 for log in logs]))
@@ -132,7 +133,8 @@ def _row(
 
 def sequence(model: Model, facts: Sequence[Edit], method: Any) -> list[Patch]:
     """The facts one after another, in at most `STEPS` patches, each holding those before it where the method can."""
-    size, patches = -(-len(facts) // STEPS), []
+    size = -(-len(facts) // STEPS)
+    patches: list[Patch] = []
     for at in range(0, len(facts), size):
         group = list(facts[at : at + size])
         patches.append(method(model, group, patches) if hasattr(method, "hold") else method(model, group))

@@ -51,7 +51,8 @@ def method_of(patches: Sequence[Patch]) -> ReFACT:
         raise PatchError(f"these patches were made with different settings: {', '.join(differing)}")
     if forms[0]["ridge"]:
         raise PatchError("with a ridge no fact is written in full, so what was found cannot be read off the patch")
-    return ReFACT(**{n: tuple(v) if isinstance(v, list) else v for n, v in forms[0].items() if n in fields})
+    settings: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in forms[0].items() if n in fields}
+    return ReFACT(**settings)
 
 
 def known_of(model: Model, patch: Patch) -> list[Known]:
@@ -125,18 +126,13 @@ def _solved(model: Model, method: ReFACT, edits: list[Edit], known: Mapping[str,
     def searched(encoder: TextEncoder, layer: int) -> editing.Wanted:
         site, templates = encoder.site(layer), editing.templates_of(method)
         new = [edit for edit in edits if edit.name not in known]
-        fresh = editing.search(method, model, encoder, layer, new) if new else None
-        places = {edit.name: at for at, edit in enumerate(new)}
-        keys, rows = [], []
-        for edit in edits:
-            if edit.name in known:
-                keys.append(editing.keys_of(encoder, layer, edit, templates))
-                rows.append(_found(known[edit.name], site))
-            else:
-                keys.append(fresh.keys[places[edit.name]])
-                rows.append(fresh.found.of(places[edit.name]))
-        found = values.Found.of_all(rows)
-        return editing.Wanted(keys, found.offsets.double(), found)
+        old = [edit for edit in edits if edit.name in known]
+        each = {e.name: (editing.keys_of(encoder, layer, e, templates), _found(known[e.name], site)) for e in old}
+        if new:
+            fresh = editing.search(method, model, encoder, layer, new)
+            each |= {edit.name: (fresh.keys[at], fresh.found.of(at)) for at, edit in enumerate(new)}
+        found = values.Found.of_all([each[edit.name][1] for edit in edits])
+        return editing.Wanted([each[edit.name][0] for edit in edits], found.offsets.double(), found)
 
     patch = editing.refact(method, model, edits, searched=searched)
     weakened = {name: fact.strength for name, fact in known.items() if fact.strength != 1.0}

@@ -256,9 +256,10 @@ def scale(
     untouched = scaling.things(pocket.world()) if own else ()
     looking = load_judge(judge_of(judge, model) or "") if pictures else None
     chosen = {name.strip(): method(name.strip()) for name in methods.split(",")}
-    hows = [way.strip() for way in ways.split(",")]
-    options = {"ways": hows, "untouched": untouched, "judge": looking, "progress": bar(quiet or as_json)}
-    rows = scaling.scale(ready, facts, numbers, chosen, out, **options)
+    hows, shown = [way.strip() for way in ways.split(",")], bar(quiet or as_json)
+    rows = scaling.scale(
+        ready, facts, numbers, chosen, out, ways=hows, untouched=untouched, judge=looking, progress=shown
+    )
     typer.echo(json.dumps([asdict(r) for r in rows], indent=1)) if as_json else say(quiet, scaling.markdown(rows))
 
 

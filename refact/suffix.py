@@ -168,9 +168,10 @@ def block(
 class Start:
     """A suffix with the keys and values of its edited rows."""
 
-    suffix: Suffix
+    suffix: Any  # a `values.Forward`: a Suffix, or what stands for it where attention looks both ways
     keys: list[Float[Tensor, "_ d_in"]]  # one row a distinct prefix up to the subject's last token
     values: list[Float[Tensor, "_ d_out"]]  # the MLP's output there
+    sizes: Float[Tensor, " e"]  # the norm of the states that an offset is added to, mean over the edited rows
 
 
 @torch.no_grad()
@@ -202,7 +203,8 @@ def start(tower: Tower, layer: int, edits: Sequence[Sequence[Sentence]], rows_de
         rows=_read(edits, tries, slots, p, lambda s: s.rows, device) if edits[0][0].rows else None,
     )
     at = [edited[i].nonzero().flatten() for i in range(len(tries))]
-    return Start(suffix, [keys[i, a] for i, a in enumerate(at)], [values[i, a] for i, a in enumerate(at)])
+    own = [[part[i, a] for i, a in enumerate(at)] for part in (keys, values)]
+    return Start(suffix, *own, torch.stack([x[i, a].norm(dim=1).mean() for i, a in enumerate(at)]))
 
 
 def _embed(tower: Tower, ids: Tensor, positions: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ def test_value_form_is_romes_rank_one_update(model, encoder):
     sentences = editing.sentences_of(encoder, read, CANADA, chosen.templates[:4])
     begun = suffix.start(encoder.tower, 1, [sentences], read.depth)
     key, before = (x[0].mean(0).double().numpy() for x in (begun.keys, begun.values))
-    seen = covariance.obtain(encoder, 1, tokens=1500)
+    seen = covariance.obtain(encoder, 1, tokens=1500, rarity=chosen.rarity)
     c = seen.matrix.numpy()
     c = c + 1e-2 * np.trace(c) / len(c) * np.eye(len(c))
     b, a = (f.double().numpy() for f in patch.factors[encoder.site(1)])
