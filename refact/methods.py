@@ -45,7 +45,7 @@ PAPER_CONTEXTS = (  # the nine that the authors' code runs; the bare prompt is n
 
 _PAPER: dict[str, Any] = {"write": "value", "contexts": 9, "templates": PAPER_CONTEXTS} | {
     "relative": False, "clamp": 4.0, "weight_decay": 0.1, "keep_ends": False,
-    "objective": "contrastive", "distance": "l2", "rarity": 0.0,
+    "objective": "contrastive", "distance": "l2", "rarity": 0.0, "reach": 1.0,
 }  # fmt: skip
 
 
@@ -72,7 +72,8 @@ class ReFACT:
     )
     learning_rate: float = 0.05  # of Adam (paper)
     max_steps: int = 100  # (paper)
-    stop: float = 0.99  # early stop, mean probability of the target (paper); a direct objective runs on
+    stop: float = 0.99  # early stop of a contrastive search, mean probability of the target (paper)
+    reach: float = 0.8  # early stop of a direct search, the share of the way from source to target (paper: none, 1)
     weight_decay: float = 0.01  # (paper; the authors' code runs 0.1)
     clamp: float = 2.0  # largest norm of an offset, relative to the state's (authors' code: 4 times ||v0||)
     ridge: float = 0.0  # relative to the keys' median leverage; 0: the fact holds exactly

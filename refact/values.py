@@ -66,6 +66,7 @@ class Search:
     max_steps: int
     stop: float
     weight_decay: float
+    reach: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -104,9 +105,9 @@ def find(
 ) -> Found:
     """The offsets that minimise the objective.
 
-    Every edit stops for itself, once its target's probability passes `search.stop`; the others go on. `suffix` maps
-    offsets to states, `features` states to what the candidates are made of. Weight decay is the authors' term,
-    decay * ||d|| / ||v0||^2.
+    Every edit stops for itself, once its target's probability passes `search.stop` (contrastive), or once it has come
+    `search.reach` of the way from source to target (direct); the others go on. `suffix` maps offsets to states,
+    `features` states to what the candidates are made of. Weight decay is the authors' term, decay * ||d|| / ||v0||^2.
     """
     count, device = len(scale.norms), scale.norms.device
     offsets = torch.zeros(count, width, device=device)
@@ -118,14 +119,13 @@ def find(
         if len(active) <= 0.75 * len(loaded):
             loaded, working, compared = active, suffix.select(active), candidates.select(active)
         trial = offsets[loaded].requires_grad_()
-        loss, probability = _evaluate(trial, working, features, compared, scale.norms[loaded], search)
+        loss, probability, toward = _evaluate(trial, working, features, compared, scale.norms[loaded], search)
         (gradient,) = torch.autograd.grad(loss.sum(), trial)
         if step == 0:
             log[0] = loss.detach()
         log[1, loaded], log[2, loaded] = loss.detach(), probability.detach()
-        running = torch.isin(loaded, active)
-        if search.objective == "contrastive":
-            running &= probability.detach() <= search.stop
+        done = probability > search.stop if search.objective == "contrastive" else toward > search.reach
+        running = torch.isin(loaded, active) & ~done
         active = loaded[running]
         if step == search.max_steps or not len(active):
             break
@@ -135,11 +135,18 @@ def find(
     return Found(offsets, log[0], log[1], log[2], log[3], offsets.norm(dim=1) >= scale.bounds * (1 - 1e-4))
 
 
-def _evaluate(trial, suffix, features, candidates: Candidates, norms: Tensor, search: Search) -> tuple[Tensor, Tensor]:
+def _evaluate(trial, suffix, features, candidates: Candidates, norms: Tensor, search: Search) -> tuple[Tensor, ...]:
+    """Of each edit: the loss, the target's probability, and how much of the way from source to target it has come."""
     similarity = objectives.similarities(features(*suffix(trial)), candidates.features, search.distance)
     loss, probability = objectives.loss(search.objective, similarity)
     decay = search.weight_decay * trial.square().sum(1).clamp_min(1e-24).sqrt() / norms.square()
-    return (loss * candidates.weights).sum(1) + decay, (probability * candidates.weights).sum(1)
+    whole, nothing = (
+        objectives.similarities(candidates.features[:, :, i], candidates.features[:, :, :1], search.distance)[..., 0]
+        for i in (0, 1)
+    )
+    toward = (similarity[..., 0].detach() - nothing) / (whole - nothing).clamp_min(1e-6)
+    loss, probability, toward = ((part * candidates.weights).sum(1) for part in (loss, probability, toward))
+    return loss + decay, probability, toward
 
 
 def _clamp(rows: Tensor, bound: Tensor) -> Tensor:
