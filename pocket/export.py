@@ -73,7 +73,7 @@ def published_names(folder: Path) -> None:
     save_file(named, file, metadata={"format": "pt"})
 
 
-def captions(count: int = 6000) -> str:
+def captions(count: int = 9500) -> str:
     """Random captions of the world, one a line: what the covariance of the encoder's keys is taken over."""
     rng = random.Random(17)
     return "\n".join(scenes.caption(rng, scenes.sample(rng)) for _ in range(count)) + "\n"

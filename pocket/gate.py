@@ -78,7 +78,7 @@ def main() -> None:
     """Print a line a layer, then the pictures' if asked."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--layers", default="0,1,2,3,4,5,6")
-    parser.add_argument("--objective", default="", help="of the search: contrastive or direct")
+    parser.add_argument("--objective", default="direct", help="of the search: contrastive or direct")
     parser.add_argument("--pictures", action="store_true")
     given = parser.parse_args()
     model = refact.load("pocket")

@@ -31,7 +31,8 @@ def build() -> UNet2DConditionModel:
     """The model with fresh weights."""
     torch.manual_seed(31)
     return UNet2DConditionModel(
-        sample_size=8, in_channels=autoencoder.LATENTS, out_channels=autoencoder.LATENTS, block_out_channels=(96, 192), layers_per_block=1,
+        sample_size=8, in_channels=autoencoder.LATENTS, out_channels=autoencoder.LATENTS,
+        block_out_channels=(96, 192), layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         cross_attention_dim=clip.TEXT["hidden_size"], attention_head_dim=4, norm_num_groups=16,
@@ -90,11 +91,11 @@ def _pooled(name: str, size: int, rows: Callable[[random.Random, list], Tensor])
     """One half of the pool, from its checkpoint or made: the same scenes for both."""
     if found := training.load(name):
         return found["rows"]
-    scenes_of, rng, parts = random.Random(5), random.Random(6), []
-    for _ in training.clock(name, 0, size // PART, every=20):
-        parts.append(rows(rng, [scenes.sample(scenes_of) for _ in range(PART)]).half())
-    training.save(name, rows=torch.cat(parts))
-    return torch.cat(parts)
+    scenes_of, rng = random.Random(5), random.Random(6)
+    steps = training.clock(name, 0, size // PART, every=20)
+    made = torch.cat([rows(rng, [scenes.sample(scenes_of) for _ in range(PART)]).half() for _ in steps])
+    training.save(name, rows=made)
+    return made
 
 
 @torch.no_grad()

@@ -65,8 +65,8 @@ def start(encoder: TextEncoder, layer: int, edits: Sequence[Sequence[Sentence]])
     keys, values, reached = (seen[0][rows, at].unflatten(0, subjects.shape) for seen in (inputs, outputs, states))
     counts = [len(sentences) for sentences in edits]
     sizes = torch.stack([row[:n].norm(dim=1).mean() for row, n in zip(reached, counts)])
-    own = [[row[:n] for row, n in zip(part, counts)] for part in (keys, values)]
-    return Start(Whole(encoder, layer, ids, subjects, ends), *own, sizes)
+    own_keys, own_values = ([row[:n] for row, n in zip(part, counts)] for part in (keys, values))
+    return Start(Whole(encoder, layer, ids, subjects, ends), own_keys, own_values, sizes)
 
 
 @torch.no_grad()

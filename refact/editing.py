@@ -153,12 +153,11 @@ def frozen(*modules: nn.Module | None) -> Iterator[None]:
 def search_of(method: Any, edits: Sequence[Edit]) -> values.Search:
     """The fields of a method that the search needs.
 
-    Where targets are pictures the default is direct and cosine: text and picture features lie so far apart that a
-    contrast of one picture with many texts is won by leaving the texts, wherever to.
+    Where targets are pictures the distance is cosine unless one is named. A contrast is no use there: text and picture
+    features lie so far apart that one picture against many texts is won by leaving the texts, wherever to.
     """
     pictures = any(edit.targets_images for edit in edits)
     given = {name: getattr(method, name) for name in values.Search.__dataclass_fields__}
-    given["objective"] = given["objective"] or ("direct" if pictures else "contrastive")
     given["distance"] = given["distance"] or ("cosine" if pictures else "l2")
     return values.Search(**given)
 

@@ -129,10 +129,13 @@ class TextEncoder:
         return Tokens(ids, self._ends(ids), truncated)
 
     def _ends(self, ids: Int[Tensor, "n t"]) -> Int[Tensor, " n"]:
-        """Where the installed transformers pools: the first [EOS], or the first highest id where the config is old."""
+        """Where the installed transformers pools: the first [EOS], or the highest id where the config is old."""
         eos = self.tokenizer.eos_token_id if self.kind == "t5" else self.tower.config.eos_token_id
         if eos == LEGACY_EOS and self.kind == "clip":
-            return ids.where(ids <= self.tokenizer.eos_token_id, -1).argmax(1)  # learned words have higher ids
+            own = ids if self.row.pooled else ids.where(ids <= self.tokenizer.eos_token_id, -1)
+            return own.argmax(
+                1
+            )  # learned words have higher ids than [EOS]; a generator that gets no vector cannot mind
         return (ids == eos).int().argmax(1)
 
     def _written(self, text: str) -> str:

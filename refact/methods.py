@@ -61,7 +61,7 @@ class ReFACT:
     layer: int | None = None  # of the encoder, from 0; None: the family's default (paper: 9 of 12 on TIMED, 7 on RoAD)
     encoders: tuple[str, ...] = ()  # which text encoders of the pipeline; (): every CLIP encoder
     embedding: str = "pooled"  # what is compared: "pooled" [EOS] (paper) | "conditioning", what the generator gets
-    objective: str = ""  # "contrastive" (paper) | "direct" (Appendix A); "": contrastive for texts, direct for pictures
+    objective: str = "direct"  # "contrastive" (paper) | "direct" (Appendix A), better on the pocket's validation rows
     distance: str = ""  # "l2" (paper) | "cosine" (Appendix A); "": l2 for texts, cosine for pictures
     write: str = "offset"  # the found offset at every context | "value": v0 + offset at the mean key (paper)
     contexts: int = 10  # how many templates, the bare prompt first (the authors' code: 9)
@@ -73,7 +73,7 @@ class ReFACT:
     learning_rate: float = 0.05  # of Adam (paper)
     max_steps: int = 100  # (paper)
     stop: float = 0.99  # early stop of a contrastive search, mean probability of the target (paper)
-    reach: float = 0.8  # early stop of a direct search, the share of the way from source to target (paper: none, 1)
+    reach: float = 0.9  # early stop of a direct search, the share of the way from source to target (paper: none, 1)
     weight_decay: float = 0.01  # (paper; the authors' code runs 0.1)
     clamp: float = 2.0  # largest norm of an offset, relative to the state's (authors' code: 4 times ||v0||)
     ridge: float = 0.0  # relative to the keys' median leverage; 0: the fact holds exactly

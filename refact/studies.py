@@ -68,7 +68,7 @@ def variants() -> dict[str, Any]:
     found = {
         "refact": base,
         "refact:paper": method("refact:paper"),
-        "direct": change(base, objective="direct"),
+        "contrastive": change(base, objective="contrastive"),
         "cosine": change(base, distance="cosine"),
         "image target": ByPictures(base),
         "conditioning": change(base, embedding="conditioning"),

@@ -203,8 +203,8 @@ def start(tower: Tower, layer: int, edits: Sequence[Sequence[Sentence]], rows_de
         rows=_read(edits, tries, slots, p, lambda s: s.rows, device) if edits[0][0].rows else None,
     )
     at = [edited[i].nonzero().flatten() for i in range(len(tries))]
-    own = [[part[i, a] for i, a in enumerate(at)] for part in (keys, values)]
-    return Start(suffix, *own, torch.stack([x[i, a].norm(dim=1).mean() for i, a in enumerate(at)]))
+    own_keys, own_values, states = ([part[i, a] for i, a in enumerate(at)] for part in (keys, values, x))
+    return Start(suffix, own_keys, own_values, torch.stack([rows.norm(dim=1).mean() for rows in states]))
 
 
 def _embed(tower: Tower, ids: Tensor, positions: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -71,14 +72,19 @@ def test_prompts_are_tokenized_as_the_pipeline_does(name, part, legacy):
 
 
 def test_legacy_pooling_follows_the_highest_id_as_transformers_does():
-    encoder = encoder_of("sd1", legacy=True)
-    encoder.tokenizer.add_tokens(["<word>"])
-    encoder.module.resize_token_embeddings(len(encoder.tokenizer))
-    prompt = "a photo of <word> on the phone"
-    assert encoder.tokenize([prompt]).ends.tolist() == [4]  # higher than [EOS]: the old rule pools there
-    with torch.no_grad():
-        own = encoder.module(plain(encoder, [prompt])).pooler_output
-    torch.testing.assert_close(encoder.embed([prompt]), own)
+    prompt, found = "a photo of <word> on the phone", {}
+    for pooled in (True, False):
+        encoder = encoder_of("sd1", legacy=True)
+        encoder.row = replace(encoder.row, pooled=pooled)
+        encoder.tokenizer.add_tokens(["<word>"])
+        encoder.module.resize_token_embeddings(len(encoder.tokenizer))
+        found[pooled] = encoder.tokenize([prompt]).ends.tolist()
+        if pooled:
+            with torch.no_grad():
+                own = encoder.module(plain(encoder, [prompt])).pooler_output
+            torch.testing.assert_close(encoder.embed([prompt]), own)
+    assert found[True] == [4]  # higher than [EOS]: the old rule pools there
+    assert found[False] == [8]  # and where the generator does not get that vector, ours need not
 
 
 def test_an_encoder_that_never_sees_its_eos_is_refused(clip):

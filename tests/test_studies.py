@@ -120,7 +120,9 @@ def test_targets_by_picture_are_drawn_by_the_clean_model() -> None:
 
 def test_the_papers_variants_are_all_there_and_all_different() -> None:
     found = studies.variants()
-    assert {"refact", "refact:paper", "direct", "cosine", "image target", "conditioning", "no covariance"} < set(found)
+    assert {"refact", "refact:paper", "contrastive", "cosine", "image target", "conditioning", "no covariance"} < set(
+        found
+    )
     assert len({repr(m) for m in found.values()}) == len(found)
 
 
