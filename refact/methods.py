@@ -203,7 +203,7 @@ METHODS: dict[str, type[Any]] = {cls.__name__.lower(): cls for cls in (ReFACT, M
 def method(name: str, **settings: Any) -> Any:
     """The method of that name ("refact", "refact:paper", "memit", ...) with these settings."""
     base, _, preset = name.lower().partition(":")
-    if base not in METHODS or preset not in ("", "paper"):
+    if base not in METHODS or preset not in ("", "paper") or (preset and not hasattr(METHODS[base], preset)):
         raise RefactError(f"no method {name!r}: there are {', '.join(METHODS)}, refact:paper")
     cls = METHODS[base]
     known = {field.name for field in dataclasses.fields(cls)}

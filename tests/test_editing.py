@@ -257,3 +257,6 @@ def test_methods_are_found_by_name():
         method("time", layer=3)
     with pytest.raises(refact.RefactError, match="no method"):
         method("rome")
+    for name in ("time:paper", "uce:paper", "finetune:paper"):  # which have no settings of ReFACT's paper
+        with pytest.raises(refact.RefactError, match="no method"):
+            method(name)
