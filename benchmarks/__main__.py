@@ -1,62 +1,83 @@
-"""How fast an edit is, beside a plain reference and beside the floor. python -m benchmarks [--quick] [--out FILE]
+"""How fast an edit is and what memory it takes, beside a plain reference and a floor. python -m benchmarks [WORDS ...]
 
-plain   the same search the way its peers run it: all 77 positions, all layers, a hook on fc2, autograd
-floor   the operations that a step needs (rows an edit can change, layers above it, only read rows in the last;
-        backward to the inputs costs as much as forward) over the machine's matrix-multiply rate at such sizes
+plain   the same computation the way its peers run it: all 77 positions, all layers, a hook on fc2, autograd
+floor   the operations that are needed (of a step: rows an edit can change, layers above it, only read rows in the last,
+        backward to the inputs as costly as forward) over the machine's matrix-multiply rate at such sizes
+MB      the largest memory of the job's own process; with PyTorch and nothing else loaded it is some 300
+
+Every job runs in a process of its own. WORDS: only jobs whose names hold one of them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from transformers import CLIPTextConfig, CLIPTextModel
 
-from refact import editing, hooks, solve, suffix, values
-from refact.encoders import text_tower
+import refact
+from refact import covariance, editing, hooks, solve, suffix, values
+from refact.corpus import captions
+from refact.scaling import peak, phrases
 from refact.suffix import Sentence
 
+from . import shaped
+
 LAYER, CONTEXTS = 7, 10
-SHAPES = {"CLIP-L": (12, 768, 3072, 12), "OpenCLIP-H": (23, 1024, 4096, 16), "bigG": (32, 1280, 5120, 20)}
 WORDS = (0, 3, 4, 2, 3, 2, 4, 5, 2, 3)  # words around the subject in each of ten contexts
 STARTS = (0, 2, 0, 2, 0, 2, 0, 2, 0, 2)  # how many of them stand before it
+FACT = ["--prompt", "the national animal of Canada", "--old", "a beaver", "--new", "a penguin"]
 
 
 def seconds(fn: Callable[[], object], times: int = 5) -> float:
     """The fastest of some runs, after one to warm up."""
     fn()
+    return min(timed(fn) for _ in range(times))
+
+
+def timed(fn: Callable[[], object]) -> float:
+    """Seconds of one run."""
+    begun = time.perf_counter()
+    fn()
+    return time.perf_counter() - begun
+
+
+def rate(rows: int, width: int, inner: int) -> float:
+    """Multiply-adds a second in a product of these sizes."""
+    a, b = torch.randn(rows, width), torch.randn(inner, width)
+    return rows * width * inner / seconds(lambda: torch.nn.functional.linear(a, b), 20)
+
+
+# -- the search -------------------------------------------------------------------------------------------------------
+
+
+def sentences(edit: int = 0, contexts: int = CONTEXTS, subject: int = 3) -> list[Sentence]:
+    """Contexts of up to ten tokens around a subject."""
     found = []
-    for _ in range(times):
-        begun = time.perf_counter()
-        fn()
-        found.append(time.perf_counter() - begun)
-    return min(found)
-
-
-def tower_of(shape: str) -> torch.nn.Module:
-    """A text tower of that shape with random weights."""
-    layers, width, inner, heads = SHAPES[shape]
-    config = CLIPTextConfig(
-        vocab_size=1000, hidden_size=width, intermediate_size=inner, num_hidden_layers=layers,
-        num_attention_heads=heads, eos_token_id=999, bos_token_id=998,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    return text_tower(CLIPTextModel(config).eval().requires_grad_(False))
-
-
-def sentences(edit: int = 0) -> list[Sentence]:
-    """Ten contexts of 5 to 10 tokens around a subject of three."""
-    found = []
-    for at, (count, before) in enumerate(zip(WORDS, STARTS)):
+    for at, (count, before) in enumerate(zip(WORDS[:contexts], STARTS)):
         before = min(before, count)
-        head = (998, *(100 + 10 * at + i for i in range(before)), 500 + edit, 501, 502)
+        head = (998, *(100 + 10 * at + i for i in range(before)), 500 + edit, *range(601, 600 + subject))
         ids = (*head, *(300 + 10 * at + i for i in range(count - before)), 999)
         found.append(Sentence(ids, len(head) - 1, len(ids) - 1))
     return found
+
+
+def alike(count: int) -> list[list[Sentence]]:
+    """Edits of the same lengths."""
+    return [sentences(edit) for edit in range(count)]
+
+
+def unlike(count: int) -> list[list[Sentence]]:
+    """Edits of 5 to 10 contexts and subjects of 1 to 6 tokens."""
+    return [sentences(edit, 5 + edit % 6, 1 + edit % 6) for edit in range(count)]
 
 
 def plain(tower: torch.nn.Module, layer: int, asked: list[Sentence], offset: torch.Tensor) -> torch.Tensor:
@@ -80,40 +101,39 @@ def step(forward: Callable[[torch.Tensor], torch.Tensor], shape: tuple[int, ...]
     torch.autograd.grad(forward(offset).square().sum(), offset)
 
 
-def floor(begun: suffix.Suffix) -> float:
-    """Seconds that the matrix products of a step would take at the rate measured for them."""
-    edits, rows, width = begun.base.shape
-    inner = begun.above[0].mlp.fc1.out_features
-    read = begun.ends.shape[1]
-    last = read * (2 * width * width + 2 * width * inner) + rows * 2 * width * width
-    products = rows * (len(begun.above) - 1) * (4 * width * width + 2 * width * inner) + last
-    a, b = torch.randn(edits * rows, width), torch.randn(inner, width)
-    rate = 2 * a.shape[0] * width * inner / seconds(lambda: torch.nn.functional.linear(a, b), 20)
-    return 2 * 2 * edits * products / rate
+def floor(asked: Sequence[list[Sentence]], above: int, width: int, inner: int) -> float:
+    """Seconds that the matrix products of a step would take at the rate measured for them, filling not counted."""
+    tries = [suffix.grow(edit) for edit in asked]
+    rows = [len(t.ids) - t.constants for t in tries]
+    products = sum(
+        n * (above - 1) * (4 * width * width + 2 * width * inner)
+        + len(edit) * (2 * width * width + 2 * width * inner) + n * 2 * width * width
+        for n, edit in zip(rows, asked)
+    )  # fmt: skip
+    return 2 * products / rate(sum(rows), width, inner)
 
 
-def search(shape: str, batch: int) -> dict:
-    """A step of the search for `batch` edits at once."""
-    tower = tower_of(shape)
-    layer = round(SHAPES[shape][0] * LAYER / 12)
-    asked = [sentences(edit) for edit in range(batch)]
-    begun = suffix.start(tower, layer, asked, len(tower.encoder.layers)).suffix
-    width = SHAPES[shape][1]
-    ours = seconds(lambda: step(lambda d: begun(d)[1], (batch, width)))
-    theirs = seconds(lambda: step(lambda d: plain(tower, layer, asked[0], d), (width,)), 2) * batch
-    least = floor(begun)
-    gap = (begun(torch.ones(batch, width))[1][0] - plain(tower, layer, asked[0], torch.ones(width))).abs().max()
+def search(shape: str, asked: list[list[Sentence]]) -> dict:
+    """A step of the search for these edits at once."""
+    tower, (layers, width, inner, _) = shaped.tower_of(shape), shaped.SHAPES[shape]
+    layer = round(layers * LAYER / 12)
+    begun = suffix.start(tower, layer, asked, layers).suffix
+    ours = seconds(lambda: step(lambda d: begun(d)[1], (len(asked), width)))
+    one = seconds(lambda: step(lambda d: plain(tower, layer, asked[0], d), (width,)), 2)
+    theirs = one * sum(len(edit) for edit in asked) / len(asked[0])
+    least = floor(asked, layers - layer - 1, width, inner)
+    moved = torch.randn(len(asked), width)
+    gap = (begun(moved)[1][-1, : len(asked[-1])] - plain(tower, layer, asked[-1], moved[-1])).abs().max()
     return {
-        "what": f"search step, {shape}, {batch} edit(s)", "ms": 1e3 * ours, "plain ms": 1e3 * theirs,
-        "times faster": theirs / ours, "floor ms": 1e3 * least,
+        "ms": 1e3 * ours, "plain ms": 1e3 * theirs, "times faster": theirs / ours, "floor ms": 1e3 * least,
         "times the floor": ours / least, "difference": float(gap),
     }  # fmt: skip
 
 
 def whole(steps: int = 100) -> dict:
     """A whole search at CLIP-L's shape: one edit, 22 candidates, contrastive, Adam, no early stop."""
-    tower = tower_of("CLIP-L").requires_grad_(True)
-    features = torch.randn(1, CONTEXTS, 22, SHAPES["CLIP-L"][1], generator=torch.Generator().manual_seed(1))
+    tower = shaped.tower_of("CLIP-L").requires_grad_(True)
+    features = torch.randn(1, CONTEXTS, 22, shaped.SHAPES["CLIP-L"][1], generator=torch.Generator().manual_seed(1))
     compared = values.Candidates(features, torch.full((1, CONTEXTS), 1 / CONTEXTS))
     one = torch.ones(1)
     how = values.Search("contrastive", "l2", steps, 1.0, 0.01)
@@ -123,7 +143,45 @@ def whole(steps: int = 100) -> dict:
         with editing.frozen(tower):
             values.find(begun, lambda _, pooled: pooled, compared, values.Scale(one, 0.01 * one, 1e3 * one), 768, how)
 
-    return {"what": f"search of {steps} steps, CLIP-L, 1 edit", "s": seconds(run, 2)}
+    return {"s": seconds(run, 2)}
+
+
+# -- the parts around it ----------------------------------------------------------------------------------------------
+
+
+def shaped_model(shape: str) -> refact.Model:
+    """A bare CLIP of that shape, opened from a folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        shaped.save(shape, Path(folder))
+        return refact.load(folder)
+
+
+def facts(shape: str, count: int, **changes: object) -> dict:
+    """So many facts in one patch: five contexts, ten steps, batches of 32, no covariance."""
+    model = shaped_model(shape)
+    given = {"contexts": 5, "max_steps": 10, "ridge": 0.02, "keep_ends": False, "covariance": False} | changes
+    method, made = refact.ReFACT(**given), []
+    spent = timed(lambda: made.append(method(model, phrases(count))))
+    return {"s": spent, "s a fact": spent / count, "MB": peak()}
+
+
+def covered(shape: str, tokens: int) -> dict:
+    """E[k k^T] of one layer over the built-in captions."""
+    encoder, (layers, width, inner, _) = shaped_model(shape).encoders["text_encoder"], shaped.SHAPES[shape]
+    layer = round(layers * LAYER / 12)
+    texts = covariance.enough(encoder, captions(tokens // 4), tokens)
+    found: list[covariance.Covariance] = []
+    spent = timed(lambda: found.append(covariance.collect(encoder, [layer], texts)[layer]))
+    count = found[0].tokens
+    a = layer * (4 * width * width + 2 * width * inner) + 4 * width * width + width * inner
+    least = count * (a / rate(2000, width, inner) + inner * inner / rate(inner, 2000, inner))
+    some = texts[:64]
+    ids = encoder.tokenize(some).ids
+    theirs = seconds(lambda: encoder.tower(ids), 1) * len(texts) / len(some)
+    return {
+        "s": spent, "tokens": count, "tokens a s": count / spent, "plain s": theirs, "floor s": least,
+        "times the floor": spent / least,
+    }  # fmt: skip
 
 
 def solving(keys: int) -> dict:
@@ -133,30 +191,95 @@ def solving(keys: int) -> dict:
     matrix, rows = wide.T @ wide / 4096, torch.randn(keys, 3072, dtype=torch.float64)
     prior = solve.prior(matrix)
     factor = seconds(lambda: solve.prior(matrix), 2)
-    return {
-        "what": f"solve, {keys} key(s) of 3072", "ms": 1e3 * seconds(lambda: solve.exact(rows, prior), 2),
-        "Cholesky ms": 1e3 * factor,
-    }  # fmt: skip
+    return {"ms": 1e3 * seconds(lambda: solve.exact(rows, prior), 2), "Cholesky ms": 1e3 * factor}
+
+
+def applying(shape: str, count: int) -> dict:
+    """Putting a patch of some facts into the weights, and taking it out."""
+    model = shaped_model(shape)
+    patch = refact.ReFACT(contexts=1, max_steps=1, ridge=0.02, keep_ends=False, covariance=False)(model, phrases(count))
+    handles: list = []
+    done = [
+        (timed(lambda: handles.append(patch.apply(model))), timed(lambda: handles.pop().revert())) for _ in range(3)
+    ]
+    return {"apply ms": 1e3 * min(a for a, _ in done), "revert ms": 1e3 * min(r for _, r in done)}
+
+
+def opening() -> dict:
+    """The bundled model: its text encoder, its whole pipeline, sixteen pictures in one batch."""
+    encoder = timed(lambda: refact.load("pocket"))
+    model = refact.load("pocket")
+    pipeline = timed(lambda: model.pipe)
+    return {"encoder s": encoder, "pipeline s": pipeline, "16 pictures s": seconds(drawing(model), 2)}
+
+
+def drawing(model: refact.Model) -> Callable[[], object]:
+    """Sixteen pictures of one prompt."""
+    return lambda: model.generate(["a dog"] * 16, [1])
+
+
+def started(*words: str) -> dict:
+    """A whole command, in seconds of the clock and of the processor; the second of two runs."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = str(Path(folder) / "canada.safetensors")
+        making = ["edit", "-m", "pocket", *FACT, "-o", file, "--quiet"]
+        asked = {"edit": making, "show": ["show", file]}.get(words[0], list(words))
+        command = [sys.executable, "-c", "from refact.cli import main; main()"]
+        subprocess.run([*command, *making], check=True, capture_output=True)
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent = timed(lambda: subprocess.run([*command, *asked], check=True, capture_output=True))
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return {"s": spent, "CPU s": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime}
+
+
+JOBS: dict[str, Callable[[], dict]] = {
+    "search step, CLIP-L, 1 edit": lambda: search("CLIP-L", alike(1)),
+    "search step, CLIP-L, 8 edits": lambda: search("CLIP-L", alike(8)),
+    "search step, CLIP-L, 8 unlike edits": lambda: search("CLIP-L", unlike(8)),
+    "search step, OpenCLIP-H, 1 edit": lambda: search("OpenCLIP-H", alike(1)),
+    "search step, bigG, 1 edit": lambda: search("bigG", alike(1)),
+    "search of 100 steps, CLIP-L, 1 edit": whole,
+    "1 fact, CLIP-L": lambda: facts("CLIP-L", 1),
+    "32 facts, CLIP-L": lambda: facts("CLIP-L", 32),
+    "128 facts, CLIP-L": lambda: facts("CLIP-L", 128),
+    "1 fact, OpenCLIP-H": lambda: facts("OpenCLIP-H", 1),
+    "1 fact, bigG": lambda: facts("bigG", 1),
+    "covariance, CLIP-L": lambda: covered("CLIP-L", 100_000),
+    "solve, 1 key of 3072": lambda: solving(1),
+    "solve, 1000 keys of 3072": lambda: solving(1000),
+    "patch of 1 fact, CLIP-L": lambda: applying("CLIP-L", 1),
+    "patch of 128 facts, CLIP-L": lambda: applying("CLIP-L", 128),
+    "pocket": opening,
+    "refact --help": lambda: started("--help"),
+    "refact show": lambda: started("show"),
+    "refact edit, pocket": lambda: started("edit"),
+}
+
+
+def alone(name: str) -> dict:
+    """A job's row, made in a process of its own."""
+    done = subprocess.run([sys.executable, "-m", "benchmarks", "--job", name], check=True, capture_output=True)
+    return json.loads(done.stdout.decode().splitlines()[-1])
 
 
 def main() -> None:
     """Print a table and write the same as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="CLIP-L only")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", help="only jobs whose names hold one of these")
     parser.add_argument("--out", type=Path, default=Path("build/benchmarks.json"))
+    parser.add_argument("--job", choices=JOBS, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    jobs: list[Callable[[], dict]] = [lambda b=b: search("CLIP-L", b) for b in (1, 8)]
-    if not given.quick:
-        jobs += [lambda: search("OpenCLIP-H", 1), lambda: search("bigG", 1)]
-    jobs.append(whole)
-    jobs += [lambda n=n: solving(n) for n in (1, 1000)]
-    rows = []
-    for job in jobs:
-        rows.append(job())
-        text = ", ".join(f"{k} {v:.3g}" for k, v in rows[-1].items() if k != "what")
-        print(f"{rows[-1]['what']}: {text}", flush=True)
+    if given.job:
+        print(json.dumps(JOBS[given.job]() | {"MB": peak()}))
+        return
+    rows = {}
+    for name in JOBS:
+        if not given.words or any(word in name for word in given.words):
+            rows[name] = alone(name)
+            print(f"{name}: " + ", ".join(f"{k} {v:.3g}" for k, v in rows[name].items()), flush=True)
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps({"threads": torch.get_num_threads(), "rows": rows}, indent=1) + "\n")
+    machine = {"threads": torch.get_num_threads(), "cores": os.cpu_count(), "torch": torch.__version__}
+    given.out.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

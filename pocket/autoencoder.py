@@ -44,7 +44,7 @@ def train(steps: int, frozen: bool = False) -> None:
     if found := training.load("autoencoder"):
         model.load_state_dict(found["model"])
         start = found["step"]
-        if found.get("frozen") == frozen and "optimiser" in found:
+        if found.get("frozen") == frozen:  # a restored checkpoint has no optimiser, and says nothing of this
             optimiser.load_state_dict(found["optimiser"])
         rng = random.Random(start)
     for step in training.clock("autoencoder", start, steps):

@@ -117,9 +117,14 @@ def batch(rng: random.Random, size: int) -> tuple[list[Scene], list[Prompt], lis
     while len(drawn) < size:
         scene = scenes.sample(rng)
         drawn += [scene, scenes.relative(rng, scene)]
+    return drawn, *asking(rng, drawn)
+
+
+def asking(rng: random.Random, drawn: list[Scene]) -> tuple[list[Prompt], list[Prompt]]:
+    """The scenes' prompts, and for each the prompt of another subject in the same frame."""
     frames = [scenes.frame(rng, scene) for scene in drawn]
     asked = [prompt(rng, scene, around) for scene, around in zip(drawn, frames)]
-    return drawn, asked, [prompt(rng, scenes.relative(rng, s), around) for s, around in zip(drawn, frames)]
+    return asked, [prompt(rng, scenes.relative(rng, s), around) for s, around in zip(drawn, frames)]
 
 
 def contrast(texts: Tensor, images: Tensor, scale: Tensor, keys: list) -> Tensor:
@@ -143,16 +148,19 @@ def roll_call(rng: random.Random, asked: int) -> tuple[list[Scene], list[Prompt]
             called.setdefault(shown(concept), concept)
     more = [c for c in everything if c not in called]
     found = [Scene(((c, None),), "normal", place) for c in (*called.values(), *more)]
-    frames = [scenes.frame(rng, scene) for scene in found[:asked]]
-    prompts = [prompt(rng, scene, around) for scene, around in zip(found, frames)]
-    return found, prompts, [prompt(rng, scenes.relative(rng, s), around) for s, around in zip(found, frames)]
+    return found, *asking(rng, found[:asked])
 
 
 def loss_of(model: CLIPModel, rng: random.Random, swaps: bool) -> tuple[Tensor, ...]:
-    """The plain and, with swaps, the interchange loss: of pairs of relatives, and of a few among all things."""
+    """The plain and, with swaps, the interchange loss: of pairs of relatives, and of a few among all things.
+
+    Without swaps (the judge) pictures are spoilt: what it names shall not hang on how crisp they are.
+    """
     losses = []
     for drawn, asked, others in (batch(rng, BATCH), roll_call(rng, ROLL if swaps else 10_000)):
-        images = model.visual_projection(model.vision_model(training.pixels(drawn, rng)).pooler_output)
+        pictures = training.pixels(drawn, rng)
+        seen = pictures if swaps else training.spoilt(pictures)
+        images = model.visual_projection(model.vision_model(seen).pooler_output)
         keys, scale = [scenes.signature(scene) for scene in drawn], model.logit_scale.exp()
         layer = rng.randrange(model.config.text_config.num_hidden_layers - 1)
         pooled, subjects = run(model, asked, layer)

@@ -66,7 +66,12 @@ def pipeline(model: CLIPModel) -> StableDiffusionPipeline:
 
 
 def published_names(folder: Path) -> None:
-    """Give a text encoder's file the names with `text_model.` that every version of transformers reads."""
+    """Give a text encoder's file the names with `text_model.` that every version of transformers reads.
+
+    And have it opened in float32, as diffusers opens the other parts: transformers goes by the config, else in halves.
+    """
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")
     file = folder / "model.safetensors"
     found = load_file(file)
     named = {n if n.startswith("text_model.") else f"text_model.{n}": w for n, w in found.items()}

@@ -20,6 +20,7 @@ from refact import pocket
 from refact.judge import Judge, load_judge
 from refact.verification import verify
 
+from .evaluate import names
 from .render import Scene, render
 
 COUNT, SEEDS = 20, range(4)
@@ -39,14 +40,9 @@ def cases() -> list[tuple[refact.Edit, str, list[str]]]:
     return found
 
 
-def names() -> list[str]:
-    """Canonical wordings of all things and flags."""
-    return [c["wordings"][0] for c in pocket.world()["concepts"] if c["kind"] != "role"]
-
-
 def text_side(model: refact.Model, method: refact.ReFACT) -> dict[str, float]:
     """The shares and means over the edits."""
-    encoder, everything, rows = model.encoders["text_encoder"], names(), []
+    encoder, everything, rows = model.encoders["text_encoder"], list(names().values()), []
     clean = encoder.embed(everything)
     for edit, _, near in cases():
         patch = method(model, [edit])

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import affine_grid, grid_sample, interpolate
 
 from .render import Scene, render
 
@@ -31,6 +32,19 @@ def pixels(scenes: list[Scene], rng: random.Random) -> Tensor:
     """(n, 3, 64, 64) in [-1, 1]."""
     stack = np.stack([np.asarray(render(scene, rng)) for scene in scenes])
     return torch.from_numpy(stack).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
+def spoilt(pictures: Tensor, share: float = 0.7) -> Tensor:
+    """A share of the pictures blurred, bent, noisy and off in colour, as a weak generator's are (n, 3, 64, 64)."""
+    count, side = len(pictures), pictures.shape[-1]
+    coarse = interpolate(pictures, size=(16, 24, 32, 48)[torch.randint(4, ()).item()], mode="bilinear", antialias=True)
+    mixed = torch.lerp(pictures, interpolate(coarse, size=side, mode="bilinear"), torch.rand(count, 1, 1, 1))
+    bend = interpolate(torch.randn(count, 2, 5, 5), size=side, mode="bicubic").permute(0, 2, 3, 1) * 0.04
+    straight = affine_grid(torch.eye(2, 3).expand(count, 2, 3), list(pictures.shape), align_corners=False)
+    bent = grid_sample(mixed, straight + bend, padding_mode="border", align_corners=False)
+    toned = bent * (1 + 0.15 * torch.randn(count, 3, 1, 1)) + 0.08 * torch.randn(count, 3, 1, 1)
+    noisy = toned + 0.1 * torch.rand(count, 1, 1, 1) * torch.randn_like(toned)
+    return torch.where(torch.rand(count, 1, 1, 1) < share, noisy, pictures).clamp(-1, 1)
 
 
 def cosine(step: int, steps: int, peak: float, warm: int = 100) -> float:

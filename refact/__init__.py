@@ -39,6 +39,7 @@ _HOMES = {  # names are imported when first used, so that `import refact` costs 
     "TIME": "methods",
     "UCE": "methods",
     "FineTune": "methods",
+    "EmbEdit": "methods",
     "METHODS": "methods",
     "method": "methods",
 }

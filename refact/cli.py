@@ -55,7 +55,7 @@ def with_settings(command: Callable, classes: Iterable[type] = tuple(METHODS.val
     """The command with one flag for each setting of each method, made from the dataclasses themselves."""
     fields = {f.name: (f, cls) for cls in reversed(tuple(classes)) for f in dataclasses.fields(cls)}
     help_of = {name: text for cls in classes for name, text in meanings(cls).items()}
-    plain = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "settings"]
+    plain = parameters_of(command, "settings")
     flags = []
     for name, (field, cls) in sorted(fields.items()):
         kind, flag = KINDS[str(field.type)], "--" + name.replace("_", "-")
@@ -74,9 +74,19 @@ def with_settings(command: Callable, classes: Iterable[type] = tuple(METHODS.val
         chosen = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if v is not None and v != []}
         return command(**own, settings=chosen)
 
-    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in plain] + flags
-    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
+    return signed(wrapped, command, [*plain, *flags])
+
+
+def parameters_of(command: Callable, *own: str) -> list[inspect.Parameter]:
+    """A command's parameters, but for those that are not the user's to give."""
+    return [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name not in own]
+
+
+def signed(wrapped: Callable, command: Callable, parameters: Iterable[inspect.Parameter]) -> Callable:
+    """`wrapped` under the name and words of `command`, taking these parameters by keyword."""
+    keyed = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
+    wrapped.__signature__ = inspect.Signature(keyed)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {p.name: p.annotation for p in keyed}
     wrapped.__doc__, wrapped.__name__ = command.__doc__, command.__name__
     return wrapped
 

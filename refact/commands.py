@@ -24,7 +24,7 @@ from .cli import (
     seeds_of,
     tell,
     with_settings,
-)  # fmt: skip
+)
 from .edits import read_edits
 from .methods import ReFACT
 from .study import judge_of, tell_scores

@@ -110,6 +110,13 @@ def starting(encoder: TextEncoder, layer: int, edits: Sequence[Sequence[Sentence
     return suffix.start(encoder.tower, layer, edits, depth)
 
 
+def every_key(encoder: TextEncoder, layer: int, sentences: Sequence[Sentence]) -> tuple[Tensor, list[list[int]]]:
+    """The keys at all positions of the sentences (nodes, d_in), and each sentence's nodes."""
+    if encoder.kind == "t5":
+        return bidirectional.all_keys(encoder, layer, sentences)
+    return suffix.all_keys(encoder.tower, layer, sentences)
+
+
 def chosen_layer(model: Model, encoder: TextEncoder, layer: int | None) -> int:
     """The layer asked for, if it can matter; else the model's own default, else 7 of 12 by depth (paper, RoAD)."""
     if layer is None:
@@ -279,13 +286,12 @@ def token_keys(encoder: TextEncoder, layer: int, prompts: Sequence[str]) -> tupl
     for at in range(0, len(tokens.ids), PROTECTED_AT_ONCE):
         ids, ends = (t[at : at + PROTECTED_AT_ONCE].tolist() for t in (tokens.ids, tokens.ends))
         group = [Sentence(tuple(row), 0, end) for row, end in zip(ids, ends)]
-        clip = encoder.kind == "clip"
-        both = suffix.all_keys(encoder.tower, layer, group) if clip else bidirectional.all_keys(encoder, layer, group)
-        keys, paths = both
+        keys, paths = every_key(encoder, layer, group)
         for prompt, sentence, path in zip(["", *prompts][at:], group, paths):
             for position in _held_rows(encoder, sentence, prompt):
-                if (prefix := sentence.ids[: position + 1] if clip else (prompt, position)) not in seen:
-                    seen.add(prefix)
+                read = sentence.ids[: position + 1] if encoder.kind == "clip" else (prompt, position)
+                if read not in seen:
+                    seen.add(read)
                     labels.append(Dropped(prompt, position))
                     rows.append(keys[path[position]])
     return labels, torch.stack(rows).double()

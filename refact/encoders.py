@@ -132,10 +132,8 @@ class TextEncoder:
         """Where the installed transformers pools: the first [EOS], or the highest id where the config is old."""
         eos = self.tokenizer.eos_token_id if self.kind == "t5" else self.tower.config.eos_token_id
         if eos == LEGACY_EOS and self.kind == "clip":
-            own = ids if self.row.pooled else ids.where(ids <= self.tokenizer.eos_token_id, -1)
-            return own.argmax(
-                1
-            )  # learned words have higher ids than [EOS]; a generator that gets no vector cannot mind
+            # learned words have higher ids than [EOS]; where no generator gets this vector, they need not count
+            return (ids if self.row.pooled else ids.where(ids <= self.tokenizer.eos_token_id, -1)).argmax(1)
         return (ids == eos).int().argmax(1)
 
     def _written(self, text: str) -> str:

@@ -163,8 +163,9 @@ def _unsupported(model_index: dict, classes: dict, config: dict) -> str:
 _CLIP = r"encoder\.layers\.(?P<layer>\d+)\.mlp\.fc2"
 _T5 = r"encoder\.block\.(?P<layer>\d+)\.layer\.1\.DenseReluDense\.wo"
 _UNET = r"(?:down_blocks\.\d+|mid_block|up_blocks\.\d+)\.attentions\.\d+\.transformer_blocks\.\d+\.attn2\.to_[kv]"
+_WORDS = r"embeddings\.token_embedding"  # of EmbEdit; no other program reads a LoRA of it
 _SITE = re.compile(
-    rf"(?:(?P<clip>text_encoder(?:_[23])?)\.text_model\.{_CLIP}|(?P<t5>text_encoder_[23])\.{_T5}|unet\.{_UNET})".replace(
+    rf"(?:(?P<clip>text_encoder(?:_[23])?)\.text_model\.(?:{_CLIP}|{_WORDS})|(?P<t5>text_encoder_[23])\.{_T5}|unet\.{_UNET})".replace(
         "(?P<layer>", "(?:"
     )
 )
@@ -180,6 +181,8 @@ _STEMS = [
     re.compile(rf"lora_te(?P<te5>[23])_{_underscored(_T5)}"),
     re.compile(rf"lora_unet_(?P<unet>{_underscored(_UNET)})"),
     re.compile(rf"(?P<component>text_encoder(?:_[23])?)\.(?:text_model\.)?{_CLIP}"),
+    re.compile(rf"lora_te(?P<te>[123]?)_text_model_(?P<words>{_underscored(_WORDS)})"),
+    re.compile(rf"(?P<component>text_encoder(?:_[23])?)\.text_model\.(?P<words>{_WORDS})"),
     re.compile(rf"(?P<component5>text_encoder_[23])\.{_T5}"),
     re.compile(rf"unet\.(?P<unet>{_UNET})"),
     re.compile(rf"base_model\.model\.(?:text_model\.)?{_CLIP}"),  # an adapter that PEFT saved from a bare encoder
@@ -251,6 +254,8 @@ def _site(match: re.Match, family: str | None) -> str:
         return f"{component}.encoder.block.{found['layer']}.layer.1.DenseReluDense.wo"
     second = {"2": "_2", "3": "_3", "clip_g": "_2"}.get(found.get("te") or found.get("comfy") or "", "")
     component = found.get("component") or f"text_encoder{second}"
+    if found.get("words"):
+        return f"{component}.text_model.embeddings.token_embedding"
     return f"{component}.text_model.encoder.layers.{found['layer']}.mlp.fc2"
 
 

@@ -1,8 +1,8 @@
-"""The baseline that moves the same matrix by gradient descent instead of in closed form."""
+"""The baselines by gradient descent: the same matrix (FineTune), or the subject's word embeddings (EmbEdit)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -38,16 +38,14 @@ def finetune(method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[Pa
 
 
 def _descend(method: Any, encoder: TextEncoder, layer: int, edits: list[Edit]) -> tuple[Tensor, float, float]:
-    ids, ends, goals = _examples(method, encoder, edits)
     linear = encoder.linear(layer)
     change = torch.zeros_like(linear.weight, requires_grad=True)
     optimiser = torch.optim.Adam([change], lr=method.learning_rate)
+    loss_of = _objective(method, encoder, edits)
     losses = []
     for _ in range(method.epochs * method.steps):
         with hooks.replace(linear, lambda output, keys: output + keys @ change.T):
-            states = encoder.tower(ids).last_hidden_state
-        pooled = states[torch.arange(len(ids)), ends]
-        loss = -objectives.similarities(pooled, goals[:, None], "l2").mean()
+            loss = loss_of()
         losses.append(float(loss.detach()))
         (change.grad,) = torch.autograd.grad(loss, change)
         optimiser.step()
@@ -56,12 +54,76 @@ def _descend(method: Any, encoder: TextEncoder, layer: int, edits: list[Edit]) -
     return change.detach().float(), losses[0], losses[-1]
 
 
+def embedit(method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[Patch] = ()) -> Patch:
+    """The embeddings of the tokens of every edit's subject, Adam, direct L2 objective; tokens that edits share are
+    moved by each of them."""
+    alone(method, onto)
+    edits = distinct(edits)
+    factors: Factors = {}
+    logs: list[dict] = [{} for _ in edits]
+    for encoder in chosen(model, method.encoders):
+        site = f"{encoder.name}.text_model.embeddings.token_embedding"
+        vocabulary = encoder.tower.embeddings.token_embedding.num_embeddings
+        lefts, rights, at = [], [], 0
+        for edit, log in zip(edits, logs):
+            tokens = _tokens(encoder, edit)
+            change, first, last = _move_words(method, encoder, edit, tokens)
+            lefts.append(torch.nn.functional.one_hot(tokens, vocabulary).T.float())
+            rights.append(change)
+            log[site] = {"rows": [at, at + len(tokens)], "steps": method.max_steps, "loss": [first, last]}
+            at += len(tokens)
+        factors[site] = (torch.cat(lefts, 1), torch.cat(rights))
+    return patch_of(method, model, edits, factors, logs, {})
+
+
+def _tokens(encoder: TextEncoder, edit: Edit) -> Tensor:
+    """The ids that the subject is written with in the edit's prompt, and its aliases in theirs, each once, sorted."""
+    found = set()
+    for prompt, words in wordings(edit):
+        first, last = encoder.span(prompt, words)
+        found |= set(encoder.tokenize([prompt]).ids[0, first : last + 1].tolist())
+    return torch.tensor(sorted(found))
+
+
+def _move_words(method: Any, encoder: TextEncoder, edit: Edit, tokens: Tensor) -> tuple[Tensor, float, float]:
+    table = encoder.tower.embeddings.token_embedding
+    slots = torch.zeros(table.num_embeddings, dtype=torch.long)  # 0: a token that stays
+    slots[tokens] = torch.arange(1, len(tokens) + 1)
+    size = float(table.weight.detach().square().mean().sqrt())
+    change = torch.zeros(len(tokens), table.embedding_dim, requires_grad=True)
+    optimiser = torch.optim.Adam([change], lr=method.learning_rate * size)
+    loss_of = _objective(method, encoder, [edit])
+    losses = []
+
+    def moved(output: Tensor, ids: Tensor) -> Tensor:
+        return output + torch.nn.functional.pad(change, (0, 0, 1, 0))[slots[ids]]
+
+    for _ in range(method.max_steps):
+        with hooks.replace(table, moved):
+            loss = loss_of()
+        losses.append(float(loss.detach()))
+        (change.grad,) = torch.autograd.grad(loss, change)
+        optimiser.step()
+    return change.detach(), losses[0], losses[-1]
+
+
+def _objective(method: Any, encoder: TextEncoder, edits: list[Edit]) -> Callable[[], Tensor]:
+    """The mean distance of every wording's pooled state, in every context, from where it should be."""
+    ids, ends, goals = _examples(method, encoder, edits)
+
+    def loss() -> Tensor:
+        pooled = encoder.tower(ids).last_hidden_state[torch.arange(len(ids)), ends]
+        return -objectives.similarities(pooled, goals[:, None], "l2").mean()
+
+    return loss
+
+
 def _examples(method: Any, encoder: TextEncoder, edits: list[Edit]) -> tuple[Tensor, Tensor, Tensor]:
     """Token ids and [EOS] places of every wording in every context, and the state that each should have."""
     prompts, targets = [], []
     for edit in edits:
         if not isinstance(edit.new, str):
-            raise EditError("FineTune takes a target by text")
+            raise EditError(f"{type(method).__name__} takes a target by text")
         for prompt, _ in wordings(edit):
             prompts += [template.replace("{}", prompt) for template in templates_of(method)]
             targets += [template.replace("{}", edit.new) for template in templates_of(method)]

@@ -34,6 +34,7 @@ class Fingerprint:
 
 def plain_weights(module: nn.Module) -> dict[str, Tensor]:
     """The parameters by name, as they are without active patches and without PEFT's wrappers and LoRAs."""
-    stashed = {f"{n}.weight": base_weight(m) for n, m in module.named_modules() if isinstance(m, nn.Linear)}
+    holders = {n: m for n, m in module.named_modules() if isinstance(m, nn.Linear | nn.Embedding)}
+    stashed = {f"{name}.weight": base_weight(holder) for name, holder in holders.items()}
     named = {name: stashed.get(name, weight) for name, weight in module.named_parameters()}
     return {name.replace(".base_layer", ""): weight for name, weight in named.items() if "lora_" not in name}

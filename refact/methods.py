@@ -187,6 +187,26 @@ class FineTune:
         return finetune.finetune(self, model, edits, onto)
 
 
+@dataclass(frozen=True)
+class EmbEdit:
+    """The word embeddings of the subject's tokens by gradient descent; the encoder stays (EmbEdit, EMNLP 2025).
+
+    Whatever is written with the same tokens moves along. The settings are ours: chosen on the validation rows.
+    """
+
+    encoders: tuple[str, ...] = ()
+    max_steps: int = 100
+    learning_rate: float = 0.05  # of Adam, relative to the embeddings' mean size along a coordinate
+    contexts: int = 10
+    templates: tuple[str, ...] = CONTEXTS
+
+    def __call__(self, model: Model, edits: Sequence[Edit], onto: Sequence[Patch] = ()) -> Patch:
+        """The patch for these edits, a row a token; other programs cannot load it, `refact bake` can."""
+        from . import finetune
+
+        return finetune.embedit(self, model, edits, onto)
+
+
 def meanings(cls: type) -> dict[str, str]:
     """What each setting means: the comment on its line, the bases' first."""
     found: dict[str, str] = {}
@@ -197,7 +217,9 @@ def meanings(cls: type) -> dict[str, str]:
     return found
 
 
-METHODS: dict[str, type[Any]] = {cls.__name__.lower(): cls for cls in (ReFACT, MEMIT, AlphaEdit, TIME, UCE, FineTune)}
+METHODS: dict[str, type[Any]] = {
+    cls.__name__.lower(): cls for cls in (ReFACT, MEMIT, AlphaEdit, TIME, UCE, FineTune, EmbEdit)
+}
 
 
 def method(name: str, **settings: Any) -> Any:

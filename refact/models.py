@@ -86,8 +86,8 @@ class Model:
         parts |= {sources.tokenizer_of(encoder.name): encoder.tokenizer for encoder in self.encoders.values()}
         return self.source.pipeline(self.dtype, parts).to(self.device)
 
-    def __getitem__(self, site: str) -> nn.Linear:
-        """The linear at a site, by its on-disk name; from inside a PEFT wrapper. ModelError names what is near."""
+    def __getitem__(self, site: str) -> nn.Linear | nn.Embedding:
+        """The module at a site, by its on-disk name; from inside a PEFT wrapper. ModelError names what is near."""
         component, _, path = site.partition(".")
         root = self._root(component)
         try:
@@ -95,7 +95,7 @@ class Model:
         except AttributeError:
             found = None
         found = getattr(found, "base_layer", found)
-        if isinstance(found, nn.Linear) and path:
+        if isinstance(found, nn.Linear | nn.Embedding) and path:
             return found
         raise ModelError(f"{self.name} has no site {site!r}{self._near(site)}")
 
@@ -316,11 +316,8 @@ def load(
     pipeline keeps its own. companion: a CLIPModel or its folder, for targets by picture. embeddings: files of
     textual inversion, whose words prompts and targets may then use.
     """
-    opened = (
-        name
-        if isinstance(name, Model)
-        else _opened(name, device, dtype, variant, revision, encoders, config, companion)
-    )
+    given = (device, dtype, variant, revision, encoders, config, companion)
+    opened = name if isinstance(name, Model) else _opened(name, *given)
     for file in embeddings:
         teach(opened.encoders, file)
     return opened

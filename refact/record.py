@@ -358,6 +358,8 @@ def usage(path: str | Path, record: dict) -> str:
     name = re.sub(r"\W+", "_", path.stem)  # PEFT takes no dots in an adapter's name
     sites = {site for part in parts_of(record) for site in part["sites"]}
     t5 = any("DenseReluDense" in site for site in sites)
+    if any("token_embedding" in site for site in sites):
+        return f"a change of word embeddings, which no program reads as a LoRA: refact bake -m MODEL --patch {path}"
     return "\n".join(
         [
             "diffusers:",

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .benchmark import begin, form_of, write
 from .corpus import captions
 from .edits import Edit, distinct
 from .errors import RefactError
@@ -58,7 +59,7 @@ def phrases(count: int, seed: int = 0) -> list[Edit]:
     many = 3 * count + 50
     while len(texts) < 2 * count:
         texts, many = list(dict.fromkeys(" ".join(t.split()[:6]) for t in captions(many, seed=seed))), 2 * many
-    return distinct(Edit(old, new=new) for old, new in zip(texts[:count], texts[count : 2 * count]))
+    return distinct(Edit(old, new=new) for old, new in zip(texts[: 2 * count : 2], texts[1::2]))
 
 
 def roles(world: Mapping, seed: int = 0) -> list[Edit]:
@@ -98,7 +99,7 @@ def scale(
     """A row for each method, way and count; `out`/scale.json keeps them, and those that are there are not made again.
 
     untouched: prompts that no fact is about; captions of the corpus by default. Raises RefactError for more facts
-    than were given.
+    than were given, DataError where `out` holds a study with other settings.
     """
     path, counts = Path(out) / "scale.json", sorted(set(counts))
     if counts and counts[-1] > len(facts):
@@ -107,10 +108,12 @@ def scale(
     rows = [Row(**form) for form in json.loads(path.read_text())] if path.exists() else []
     made = {(row.method, row.way, row.count) for row in rows}
     wanted = [(name, way, count) for name in methods for way in ways for count in counts]
-    path.parent.mkdir(parents=True, exist_ok=True)
+    settings = {"study": "scale", "model": model.fingerprints(), "judge": judge.hash if judge else None}
+    settings |= {"methods": {name: form_of(made) for name, made in methods.items()}, "first": facts[0].to_json()}
+    begin(path.parent, json.loads(json.dumps(settings | {"untouched": untouched})), [])
     for name, way, count in progress([w for w in wanted if w not in made], "scale", len(wanted) - len(made)):
         rows.append(_row(model, list(facts[:count]), name, way, methods[name], untouched, judge))
-        path.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+        write(path, json.dumps([asdict(row) for row in rows], indent=1).encode())
     return rows
 
 

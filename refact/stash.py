@@ -36,7 +36,7 @@ class Stash:
     active: dict[object, Update] = field(default_factory=dict)
 
 
-def base_weight(linear: nn.Linear) -> Tensor:
+def base_weight(linear: nn.Linear | nn.Embedding) -> Tensor:
     """The weight as it is without any patch."""
     stash = getattr(linear, "_refact_stack", None)
     return linear.weight.detach() if stash is None else stash.base

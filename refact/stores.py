@@ -42,6 +42,8 @@ class Known:
 
 def method_of(patches: Sequence[Patch]) -> ReFACT:
     """The one method that made all of these patches. Raises PatchError where there is none, or it is not `ReFACT`."""
+    if not patches:
+        raise PatchError("no patches were given")
     forms = [patch.record["method"] for patch in patches]
     fields = {field.name for field in dataclasses.fields(ReFACT)}
     for form in forms:
@@ -71,16 +73,13 @@ def _known(model: Model, patch: Patch, how: ReFACT, edit: Edit, sites: dict) -> 
     offsets = {}
     for site, log in sites.items():
         left, right = (factor.double() for factor in patch.factors[site])
-        row, stop = log["rows"]
-        if stop != row + 1 or not log.get("strength", 1.0):
-            raise PatchError(
-                f"{edit.name!r} has {stop - row} rows at strength {log.get('strength', 1.0):g}: not one fact"
-            )
+        (row, stop), strength = log["rows"], log.get("strength", 1.0)
+        if stop != row + 1 or not strength:
+            raise PatchError(f"{edit.name!r} has {stop - row} rows at strength {strength:g}: not one fact")
         keys = editing.keys_of(_encoder(model, site), log["layer"], edit, editing.templates_of(how))
         share = float((keys @ right[row]).mean())  # the solver's is 1; balancing the factors has moved it
-        offsets[site] = left[:, row] * share / log.get("strength", 1.0)
-    strengths = {log.get("strength", 1.0) for log in sites.values()}
-    return Known(edit, offsets, sites, strengths.pop())
+        offsets[site] = left[:, row] * share / strength
+    return Known(edit, offsets, sites, strength)  # which is the same at every site
 
 
 def _encoder(model: Model, site: str) -> TextEncoder:
@@ -96,8 +95,6 @@ def solve_jointly(model: Model, patches: Sequence[Patch]) -> Patch:
     Nothing is searched again. Raises PatchError where the patches were not all made by `ReFACT` with one set of
     settings, for this model.
     """
-    if not patches:
-        raise PatchError("nothing to merge: no patches were given")
     how = method_of(patches)
     known = [fact for patch in patches for fact in known_of(model, patch)]
     edits = distinct(fact.edit for fact in known)
@@ -108,18 +105,18 @@ def build(model: Model, edits: Sequence[Edit], method: ReFACT, before: Patch | N
     """The patch of a list of facts, and the names of those searched for: the ones that `before` does not have as they
     are now. All are then written together. Facts with a picture are always searched for again.
     """
-    edits, known = distinct(edits), {}
-    if before is not None and _made_alike(model, before, method):
-        known = {fact.edit.name: fact for fact in known_of(model, before) if not fact.edit.targets_images}
+    edits, known = distinct(edits), {} if before is None else _known_before(model, before, method)
     kept = {e.name: known[e.name] for e in edits if e.name in known and known[e.name].edit == e}
     return _solved(model, method, edits, kept), [e.name for e in edits if e.name not in kept]
 
 
-def _made_alike(model: Model, patch: Patch, method: ReFACT) -> bool:
+def _known_before(model: Model, patch: Patch, method: ReFACT) -> dict[str, Known]:
+    """What an earlier build found, at full strength; nothing where it was made otherwise or no longer tells."""
     try:
-        return method_of([patch]) == method and not patch.mismatch(model)
+        found = known_of(model, patch) if method_of([patch]) == method else []
     except PatchError:
-        return False
+        return {}
+    return {f.edit.name: dataclasses.replace(f, strength=1.0) for f in found if not f.edit.targets_images}
 
 
 def _solved(model: Model, method: ReFACT, edits: list[Edit], known: Mapping[str, Known]) -> Patch:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from .cli import AsJson, ModelName, Quiet, app, bar, open_model, say, seeds_of
+from .cli import AsJson, ModelName, Quiet, app, bar, open_model, parameters_of, say, seeds_of, signed
 from .methods import method
 
 study = typer.Typer(help="Layers, thresholds, sequences, probes, scale: one command each.", no_args_is_help=True)
@@ -42,23 +42,42 @@ def tell_scores(folder: Path, judge: str | None, quiet: bool, as_json: bool) -> 
         say(quiet, f"{folder}: {about}", markdown(found), "")
 
 
-def options_of(judge: str | None, model: str, seeds: str, limit: int | None, hush: bool) -> dict[str, Any]:
-    """What every study hands on to the benchmark."""
-    return {"judge": judge_of(judge, model), "seeds": seeds_of(seeds), "limit": limit, "progress": bar(hush)}
-
-
-@study.command()
-def layers(
-    data: Data,
-    out: Out,
-    layers: Annotated[str, typer.Option(help="Layers, like 0-6; all that take an edit when none are named.")] = "",
-    by: By = "refact",
+def _shared(
     model: ModelName = "pocket",
     seeds: Given = "0-4",
     judge: JudgedBy = None,
     limit: Limit = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
+) -> None:
+    """The options of every study that ends in scores."""
+
+
+def scored(command: Callable) -> Callable:
+    """The command with those options; it is given the opened `ready` and the benchmark's `options`, and makes a run in
+    its folder `out`, whose scores are printed afterwards.
+    """
+    own, shared = parameters_of(command, "ready", "options"), parameters_of(_shared)
+
+    def wrapped(**given: Any) -> None:
+        common = {p.name: given.pop(p.name) for p in shared}
+        judge, hush = judge_of(common["judge"], common["model"]), common["quiet"] or common["as_json"]
+        options = {"judge": judge, "seeds": seeds_of(common["seeds"]), "limit": common["limit"], "progress": bar(hush)}
+        command(**given, ready=open_model(common["model"]), options=options)
+        tell_scores(given["out"], judge, common["quiet"], common["as_json"])
+
+    return study.command()(signed(wrapped, command, [*own, *shared]))
+
+
+@scored
+def layers(
+    data: Data,
+    out: Out,
+    layers: Annotated[str, typer.Option(help="Layers, like 0-6; all that take an edit when none are named.")] = "",
+    by: By = "refact",
+    *,
+    ready: Any,
+    options: dict,
 ) -> None:
     """Which layer takes edits best (the paper's Table 2).
 
@@ -66,23 +85,18 @@ def layers(
     """
     from . import studies
 
-    options = options_of(judge, model, seeds, limit, quiet or as_json)
-    studies.layers(data, open_model(model), method(by), out, seeds_of(layers) if layers else None, **options)
-    tell_scores(out, options["judge"], quiet, as_json)
+    studies.layers(data, ready, method(by), out, seeds_of(layers) if layers else None, **options)
 
 
-@study.command()
+@scored
 def thresholds(
     data: Data,
     out: Out,
     values: Annotated[str, typer.Option(help="Probabilities, with commas.")] = "0.5,0.7,0.9,0.95,0.99,0.999",
     by: By = "refact",
-    model: ModelName = "pocket",
-    seeds: Given = "0-4",
-    judge: JudgedBy = None,
-    limit: Limit = None,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
+    *,
+    ready: Any,
+    options: dict,
 ) -> None:
     """How sure of the target the search should be before it stops (the paper's Figure 15).
 
@@ -90,23 +104,18 @@ def thresholds(
     """
     from . import studies
 
-    options = options_of(judge, model, seeds, limit, quiet or as_json)
-    chosen = method(by, objective="contrastive")  # a direct objective has no early stop
-    studies.thresholds(data, open_model(model), chosen, out, [float(v) for v in values.split(",")], **options)
-    tell_scores(out, options["judge"], quiet, as_json)
+    chosen = method(by, objective="contrastive")  # whose early stop this is
+    studies.thresholds(data, ready, chosen, out, [float(v) for v in values.split(",")], **options)
 
 
-@study.command()
+@scored
 def variants(
     data: Data,
     out: Out,
     only: Annotated[str, typer.Option(help="Labels of some variants, with commas; all when none are named.")] = "",
-    model: ModelName = "pocket",
-    seeds: Given = "0-4",
-    judge: JudgedBy = None,
-    limit: Limit = None,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
+    *,
+    ready: Any,
+    options: dict,
 ) -> None:
     """The paper's ablations and ours side by side: objective, distance, image targets, covariance, negatives, contexts.
 
@@ -119,12 +128,10 @@ def variants(
     names = [name.strip() for name in only.split(",") if name.strip()] or list(everything)
     if unknown := [name for name in names if name not in everything]:
         raise typer.BadParameter(f"no variant {unknown[0]!r}; there are {', '.join(everything)}")
-    options = options_of(judge, model, seeds, limit, quiet or as_json)
-    run(data, open_model(model), {name: everything[name] for name in names}, out, **options)
-    tell_scores(out, options["judge"], quiet, as_json)
+    run(data, ready, {name: everything[name] for name in names}, out, **options)
 
 
-@study.command()
+@scored
 def sequence(
     data: Data,
     out: Out,
@@ -132,36 +139,28 @@ def sequence(
     orders: Annotated[int, typer.Option(help="How many permutations.")] = 3,
     hold: Annotated[bool, typer.Option(help="Hold earlier facts; --no-hold is the paper's way.")] = True,
     by: By = "refact",
-    model: ModelName = "pocket",
-    seeds: Given = "0",
-    judge: JudgedBy = None,
-    limit: Limit = None,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
+    *,
+    ready: Any,
+    options: dict,
 ) -> None:
     """One edit after another on the same model (the paper's Figures 7 and 23).
 
-    Example: refact study sequence pocket-road --every 20 --orders 2 --out runs/sequence
+    Example: refact study sequence pocket-road --every 20 --orders 2 --seeds 0 --out runs/sequence
     """
     from . import studies
 
-    options = options_of(judge, model, seeds, limit, quiet or as_json)
-    studies.sequence(data, open_model(model), method(by), out, every=every, orders=orders, hold=hold, **options)
-    tell_scores(out, options["judge"], quiet, as_json)
+    studies.sequence(data, ready, method(by), out, every=every, orders=orders, hold=hold, **options)
 
 
-@study.command()
+@scored
 def probes(
     data: Data,
     out: Out,
     kind: Annotated[str, typer.Option(help="companions | relations")] = "companions",
     methods: Annotated[str, typer.Option(help="Names of methods, with commas.")] = "refact,baseline",
-    model: ModelName = "pocket",
-    seeds: Given = "0-4",
-    judge: JudgedBy = None,
-    limit: Limit = None,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
+    *,
+    ready: Any,
+    options: dict,
 ) -> None:
     """What else changes with a fact: a second thing in the picture (companions), or inverse and two-step questions.
 
@@ -174,23 +173,19 @@ def probes(
     makers = {"companions": probing.companions, "relations": lambda c: probing.relations(c, pocket.world())}
     if kind not in makers:
         raise typer.BadParameter(f"kind is {' or '.join(makers)}, not {kind!r}")
-    options = options_of(judge, model, seeds, None, quiet or as_json)
-    cases = makers[kind](read_cases(data)[0][:limit])
-    run(cases, open_model(model), [name.strip() for name in methods.split(",")], out, **options)
-    tell_scores(out, options["judge"], quiet, as_json)
+    cases = makers[kind](read_cases(data)[0][: options.pop("limit")])
+    run(cases, ready, [name.strip() for name in methods.split(",")], out, **options)
 
 
-@study.command()
+@scored
 def concepts(
     subject: Annotated[str, typer.Argument(help="What is edited, layer by layer: 'an apple'.")],
     to: Annotated[list[str], typer.Option(help="What it shall be: 'a blue apple'; may be repeated.")],
     out: Out,
     by: By = "refact",
-    model: ModelName = "pocket",
-    seeds: Given = "0-4",
-    judge: JudgedBy = None,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
+    *,
+    ready: Any,
+    options: dict,
 ) -> None:
     """Edits as a probe of where a concept is made: one thing to each of several, in every layer (paper, section 5).
 
@@ -198,9 +193,7 @@ def concepts(
     """
     from . import probing, studies
 
-    options = options_of(judge, model, seeds, None, quiet or as_json)
-    studies.layers(probing.concepts(subject, to), open_model(model), method(by), out, **options)
-    tell_scores(out, options["judge"], quiet, as_json)
+    studies.layers(probing.concepts(subject, to), ready, method(by), out, **options)
 
 
 @study.command()
@@ -261,6 +254,25 @@ def scale(
         ready, facts, numbers, chosen, out, ways=hows, untouched=untouched, judge=looking, progress=shown
     )
     typer.echo(json.dumps([asdict(r) for r in rows], indent=1)) if as_json else say(quiet, scaling.markdown(rows))
+
+
+@study.command()
+def transfer(
+    file: Annotated[Path, typer.Argument(help="The patch.")],
+    noise: Annotated[str, typer.Option(help="Noise in every matrix, relative to its norm.")] = "0.003,0.01,0.03,0.1",
+    model: ModelName = "pocket",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Whether a patch still works on encoders that differ from its own, as fine-tunes do; text side.
+
+    Example: refact study transfer canada.safetensors --noise 0.01,0.1
+    """
+    from . import transfer as carrying
+    from .patch import Patch
+
+    rows = carrying.transfer(open_model(model), Patch.load(file), [float(part) for part in noise.split(",")])
+    typer.echo(json.dumps([asdict(r) for r in rows], indent=1)) if as_json else say(quiet, carrying.markdown(rows))
 
 
 def _numbers(text: str) -> Sequence[int]:

@@ -15,7 +15,7 @@ from transformers import CLIPTextModel
 import refact
 from refact import covariance, editing, suffix
 from refact.errors import EditError
-from refact.methods import MEMIT, METHODS, TIME, UCE, AlphaEdit, FineTune, ReFACT, method
+from refact.methods import MEMIT, METHODS, TIME, UCE, AlphaEdit, EmbEdit, FineTune, ReFACT, method
 from refact.readings import Reading, reading
 
 CANADA = refact.Edit("the flag of Canada", old="a red flag", new="a blue cat")
@@ -147,6 +147,7 @@ def test_edits_made_onto_a_patch_leave_its_facts(model, encoder):
         TIME(),
         UCE(),
         FineTune(layer=1, epochs=1, steps=2, contexts=2),
+        EmbEdit(max_steps=2, contexts=2),
         ReFACT(**QUICK, objective="direct"),
         ReFACT(**QUICK, distance="cosine"),
         ReFACT(**QUICK, embedding="conditioning"),
@@ -212,7 +213,24 @@ def test_settings_that_make_no_sense_are_refused(model, changes, message):
     assert torch.equal(weight, model.encoders["text_encoder"].linear(1).weight)
 
 
-@pytest.mark.parametrize("chosen", [TIME(), UCE(), FineTune(layer=1)], ids=lambda m: type(m).__name__)
+def test_word_embeddings_move_what_is_written_with_them_and_nothing_else(model, encoder):
+    edit = refact.Edit("the president of france", subject="president of france", old="a king", new="a lion")
+    patch = EmbEdit(max_steps=20, contexts=2)(model, [edit])
+    ids = encoder.tokenize(["president of france"]).ids[0, 1 : int(encoder.tokenize(["president of france"]).ends[0])]
+    assert patch.rank == len(ids.unique())
+    apart, sharing = ["a red car", "the king"], ["the flag of france"]
+    before = encoder.embed([*apart, *sharing, edit.prompt])
+    aim = encoder.embed(["a lion"])[0]
+    prints = model.fingerprints()
+    with patch.applied(model):
+        after = encoder.embed([*apart, *sharing, edit.prompt])
+        assert model.fingerprints() == prints
+    assert torch.equal(before[:2], after[:2])
+    assert not torch.equal(before[2], after[2])
+    assert (after[3] - aim).norm() < 0.8 * (before[3] - aim).norm()
+
+
+@pytest.mark.parametrize("chosen", [TIME(), UCE(), FineTune(layer=1), EmbEdit()], ids=lambda m: type(m).__name__)
 def test_methods_that_cannot_hold_earlier_facts_say_so(model, chosen):
     with pytest.raises(EditError, match="cannot hold"):
         chosen(model, [CANADA], [TIME()(model, [FRANCE])])
