@@ -99,7 +99,9 @@ def seeds_of(text: str) -> list[int]:
             first, _, last = part.partition("-")
             seeds += range(int(first), int(last or first) + 1)
     except ValueError:
-        raise RefactError(f"seeds are given like 0-3 or 0,5,7, not {text!r}") from None
+        seeds = []
+    if not seeds:
+        raise RefactError(f"seeds are given like 0-3 or 0,5,7, not {text!r}")
     return seeds
 
 
@@ -279,7 +281,7 @@ def verify(
     judge: Annotated[str | None, typer.Option(help="Folder of the judging CLIP; the pocket has its own.")] = None,
     seeds: Seeds = "0-9",
     watch: Annotated[list[str] | None, typer.Option(help="More prompts that should not move.")] = None,
-    fail_under: Annotated[float, typer.Option(help="Exit 3 when a smaller share of facts holds.")] = 1.0,
+    fail_under: Annotated[float, typer.Option(min=0, max=1, help="Exit 3 when a smaller share of facts holds.")] = 1.0,
     force: Annotated[bool, typer.Option(help="Apply a patch that was made for another model.")] = False,
     embedding: Embeddings = None,
     device: Device = None,

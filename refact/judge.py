@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import sources
 from .errors import DataError
 
 
@@ -84,7 +85,8 @@ def load_judge(folder: str | Path, device: str | torch.device | None = None) -> 
     kind = json.loads((path / "config.json").read_text()).get("model_type")
     if kind != "clip":
         raise DataError(f"{folder}: a judge is a whole CLIP, both towers (model_type 'clip'), not {kind!r}")
-    clip = CLIPModel.from_pretrained(path, dtype=torch.float32).eval()
+    with sources.quiet():
+        clip = CLIPModel.from_pretrained(path, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(path)
     return Judge(str(folder), _hash(path), clip.to(device) if device else clip, _processor(path), tokenizer)
 

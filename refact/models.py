@@ -329,8 +329,11 @@ def _opened(name, device, dtype, variant, revision, encoders, config, companion)
         return _live(name, _label(name), names, companion, device, precision)
     source = sources.find(str(name), variant, revision, names, config)
     opened = sources.read_encoders(source, sources.chosen(source.family, names), precision or torch.float32)
-    for encoder in opened.values():
-        encoder.module.to(device or "cpu")
+    try:
+        for encoder in opened.values():
+            encoder.module.to(device or "cpu")
+    except (AssertionError, RuntimeError) as error:  # what torch raises where a device is not there
+        raise ModelError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from None
     return Model(source.name, source.family, opened, source, companion=companion)
 
 

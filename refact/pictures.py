@@ -7,6 +7,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from .errors import DataError
+
 GAP, INK, PAPER = 6, (40, 40, 40), (255, 255, 255)
 
 
@@ -31,8 +33,10 @@ def grid(rows: Sequence[tuple[str, Sequence[Image.Image]]], cell: int = 160, tex
 
 
 def save(picture: Image.Image, path: str | Path) -> Path:
-    """The path written, its folder made where missing."""
+    """The path written, its folder made where missing. Raises DataError for an ending that is no picture's."""
     path = Path(path)
+    if path.suffix.lower() not in Image.registered_extensions():
+        raise DataError(f"{path}: no picture's ending is {path.suffix!r}; .png and .webp are two")
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path)
     return path

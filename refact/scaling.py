@@ -108,7 +108,7 @@ def scale(
     rows = [Row(**form) for form in json.loads(path.read_text())] if path.exists() else []
     made = {(row.method, row.way, row.count) for row in rows}
     wanted = [(name, way, count) for name in methods for way in ways for count in counts]
-    settings = {"study": "scale", "model": model.fingerprints(), "judge": judge.hash if judge else None}
+    settings: dict[str, Any] = {"study": "scale", "model": model.fingerprints(), "judge": judge.hash if judge else None}
     settings |= {"methods": {name: form_of(made) for name, made in methods.items()}, "first": facts[0].to_json()}
     begin(path.parent, json.loads(json.dumps(settings | {"untouched": untouched})), [])
     for name, way, count in progress([w for w in wanted if w not in made], "scale", len(wanted) - len(made)):

@@ -20,7 +20,7 @@ from .encoders import TextEncoder
 from .errors import ModelError
 from .families import EncoderRow, Family, detect
 
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 T5_LENGTHS = {"sd3": 256, "flux": 512}  # max_sequence_length of the pipelines, their own default
 
 

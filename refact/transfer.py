@@ -38,8 +38,10 @@ def transfer(model: Model, patch: Patch, noises: Sequence[float] = NOISES, seed:
             facts = verify(model, patch, force=True)
             mismatch = "; ".join(patch.mismatch(model))
         apart = max(float((a - b).norm() / b.norm()) for a, b in zip(after, before))
-        means = (sum(getattr(f, name) for f in facts) / len(facts) for name in ("holds", "generality", "toward"))
-        rows.append(Carried(noise, apart, *means, mismatch))
+        holds, generality, toward = (
+            sum(getattr(f, name) for f in facts) / len(facts) for name in ("holds", "generality", "toward")
+        )
+        rows.append(Carried(noise, apart, holds, generality, toward, mismatch))
     return rows
 
 

@@ -115,6 +115,10 @@ def test_merge_generate_and_bake(refact, folder, patch, tmp_path):
         (["edit", "-m", "{folder}", "--prompt", "a cat", "--new", "b", "--method", "rome"], "no method"),
         (["show", "/nothing/here.safetensors"], "here.safetensors"),
         (["generate", "-m", "{folder}", "--prompt", "a", "--seeds", "x"], "seeds"),
+        (["generate", "-m", "{folder}", "--prompt", "a", "--seeds", "3-1"], "seeds"),
+        (["generate", "-m", "{folder}", "--prompt", "a", "--seeds", "0", "--steps", "1", "-o", "a.xyz"], "'.xyz'"),
+        (["edit", "-m", "./nowhere", "--prompt", "a", "--new", "b"], "no such folder"),
+        (["edit", "-m", "{folder}", "--prompt", "a cat", "--new", "b", "--device", "abacus"], "abacus"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_exit_code_2(refact, folder, words, message):

@@ -270,7 +270,7 @@ def test_a_live_pipeline_is_taken_as_it_is():
 
 def test_methods_are_found_by_name():
     assert method("refact:paper", layer=3).weight_decay == 0.1
-    assert set(METHODS) == {"refact", "memit", "alphaedit", "time", "uce", "finetune"}
+    assert set(METHODS) == {"refact", "memit", "alphaedit", "time", "uce", "finetune", "embedit"}
     with pytest.raises(refact.RefactError, match="no setting"):
         method("time", layer=3)
     with pytest.raises(refact.RefactError, match="no method"):

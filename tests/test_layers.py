@@ -15,7 +15,7 @@ LAYERS = [  # from the ground up; within a layer modules may import each other, 
     "suffix bidirectional readings values",
     "methods editing multilayer crossattention finetune",
     "verification stores",
-    "judge cases parallel results benchmark studies scaling probing tracing report",
+    "judge cases parallel results benchmark studies scaling probing tracing transfer report",
     "cli study commands",
     "__init__ __main__",
 ]

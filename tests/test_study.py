@@ -34,7 +34,7 @@ def test_a_study_is_a_run_with_its_scores(name, tmp_path) -> None:
     sides = json.loads(run(name, *words, "--limit", 1, "--seeds", "0", "--out", tmp_path, "--json"))
     assert set(sides) == {"image", "text"}
     assert {*labels, "baseline"} <= sides["image"].keys()
-    assert sides["text"][labels[-1]]["numbers"]["efficacy"]["value"] == 100
+    assert sides["text"][labels[-1]]["numbers"]["efficacy"]["value"] == 1
     assert (tmp_path / "run.json").is_file()
 
 
