@@ -117,13 +117,14 @@ def search(shape: str, asked: list[list[Sentence]]) -> dict:
     """A step of the search for these edits at once."""
     tower, (layers, width, inner, _) = shaped.tower_of(shape), shaped.SHAPES[shape]
     layer = round(layers * LAYER / 12)
-    begun = suffix.start(tower, layer, asked, layers).suffix
-    ours = seconds(lambda: step(lambda d: begun(d)[1], (len(asked), width)))
+    groups = [[asked[i] for i in group] for group in editing.grouped([editing.extent(edit) for edit in asked], 32)]
+    begun = [suffix.start(tower, layer, group, layers).suffix for group in groups]
+    ours = seconds(lambda: [step(lambda d, part=part: part(d)[1], (len(part.base), width)) for part in begun])
     one = seconds(lambda: step(lambda d: plain(tower, layer, asked[0], d), (width,)), 2)
     theirs = one * sum(len(edit) for edit in asked) / len(asked[0])
     least = floor(asked, layers - layer - 1, width, inner)
-    moved = torch.randn(len(asked), width)
-    gap = (begun(moved)[1][-1, : len(asked[-1])] - plain(tower, layer, asked[-1], moved[-1])).abs().max()
+    last, moved = groups[-1][-1], torch.randn(len(groups[-1]), width)
+    gap = (begun[-1](moved)[1][-1, : len(last)] - plain(tower, layer, last, moved[-1])).abs().max()
     return {
         "ms": 1e3 * ours, "plain ms": 1e3 * theirs, "times faster": theirs / ours, "floor ms": 1e3 * least,
         "times the floor": ours / least, "difference": float(gap),

@@ -36,6 +36,7 @@ Embeddings = Annotated[
 ]
 Seeds = Annotated[str, typer.Option(help="Seeds, like 0-3 or 0,5,7.")]
 
+LARGE = 0.25  # a relative change of a prompt's conditioning that its pictures are likely to show
 KINDS = {"int": int, "int | None": int, "float": float, "bool": bool, "str": str, "tuple[str, ...]": list[str]}
 
 
@@ -115,6 +116,8 @@ def patches_of(names: Iterable[str]) -> list[tuple[Any, float]]:
         try:
             strength_value = float(strength) if colon else 1.0
         except ValueError:
+            if Path(path).is_file():
+                raise RefactError(f"{path}: a strength is a number, not {strength!r}") from None
             path, strength_value = name, 1.0
         loaded.append((Patch.load(path if colon and path else name), strength_value))
     return loaded
@@ -168,6 +171,7 @@ def edit(
     from .verification import unseen, verify
 
     wanted = _edits(edits, prompt, new, old, subject, alias, preserve, preserve_file)
+    check_output(output)
     if aliases:
         more = [propose_aliases(edit.words, demonym) for edit in wanted]
         wanted = [dataclasses.replace(e, aliases=tuple(dict.fromkeys(e.aliases + m))) for e, m in zip(wanted, more)]
@@ -179,7 +183,7 @@ def edit(
     if unseen(patch):
         say(quiet or as_json, f"{output}: {len(wanted)} edit(s). Check with: refact verify {output} --images")
         return
-    tell(verify(ready, patch, watch=_neighbours(ready, wanted)), output, quiet, as_json)
+    tell(verify(ready, patch, watch=neighbours_of(ready, wanted)), output, quiet, as_json)
 
 
 def tell(facts: list[Any], output: Path, quiet: bool, as_json: bool) -> None:
@@ -192,8 +196,16 @@ def tell(facts: list[Any], output: Path, quiet: bool, as_json: bool) -> None:
         raise typer.Exit(3)
 
 
+def check_output(path: Path) -> None:
+    """RefactError where a patch would get a name that other programs do not take for a LoRA."""
+    if path.suffix != ".safetensors":
+        raise RefactError(f"a patch is a .safetensors file, not {path}")
+
+
 def prompts_in(path: Path | None) -> list[str]:
     """The lines of a file of prompts; none where there is no file."""
+    if path and not path.is_file():
+        raise RefactError(f"{path}: no such file of prompts")
     return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()] if path else []
 
 
@@ -205,14 +217,18 @@ def _edits(path, prompt, new, old, subject, alias, preserve, preserve_file) -> l
         return [dataclasses.replace(e, preserve=(*e.preserve, *kept)) for e in read_edits(path)]
     if not prompt or not new:
         raise RefactError("give --prompt and --new, or --edits FILE")
+    if old in new:
+        raise RefactError(f"--old and --new are both {old!r}: there is nothing to change")
     form = {"prompt": prompt, "old": old, "subject": subject, "aliases": alias or [], "preserve": kept}
     pictures = [n for n in new if Path(n).suffix.lower() in {".png", ".jpg", ".jpeg", ".webp"}]
+    if missing := [picture for picture in pictures if not Path(picture).is_file()]:
+        raise RefactError(f"{missing[0]}: no such picture")
     if len(new) > 1 and len(pictures) < len(new):
         raise RefactError("--new is one text, or one or several pictures")
     return [Edit.from_json(form | {"new": {"images": pictures} if pictures else new[0]})]
 
 
-def _neighbours(model: Any, edits: list[Any]) -> list[str]:
+def neighbours_of(model: Any, edits: list[Any]) -> list[str]:
     """What the bundled world knows to be near an edit's subject; nothing for other models."""
     if model.name != "pocket":
         return []
@@ -229,7 +245,10 @@ def _table(facts: list[Any]) -> list[str]:
         lines.append(
             f"  went {fact.toward:.0%} of the way to the target; {fact.generality:.0%} of other contexts follow"
         )
-        lines += [f"  moved {moved:8.3%}  {prompt or '(the empty prompt)'}" for prompt, moved in fact.moved.items()]
+        for prompt, moved in fact.moved.items():
+            if prompt != fact.prompt:
+                warning = f"  <- changed too: --preserve {prompt!r}" if moved > LARGE else ""
+                lines.append(f"  moved {moved:8.3%}  {prompt or '(the empty prompt)'}{warning}")
     return lines
 
 
@@ -239,9 +258,9 @@ def generate(
     model: ModelName = "pocket",
     patch: Patches = None,
     seeds: Seeds = "0-3",
-    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance.")] = None,
-    cell: Annotated[int, typer.Option(help="Width of one picture in the grid, in pixels.")] = 192,
+    cell: Annotated[int, typer.Option(min=8, help="Width of one picture in the grid, in pixels.")] = 192,
     output: Annotated[Path, typer.Option("--output", "-o", help="The picture to write.")] = Path("grid.png"),
     force: Annotated[bool, typer.Option(help="Apply a patch that was made for another model.")] = False,
     embedding: Embeddings = None,
@@ -301,17 +320,18 @@ def verify(
     if images:
         facts = look(ready, patch, seeds_of(seeds), judge=judge, force=force)
         share = sum(fact.share for fact in facts) / len(facts)
+        verdict = f"{share:.0%} of the pictures show their fact"
         lines = [
             f"{f.share:.0%} [{f.low:.0%}, {f.high:.0%}] of {f.count} pictures show it: {f.prompt!r}" for f in facts
         ]
     else:
-        facts = verify(ready, patch, watch=watch or [], force=force)
+        facts = verify(ready, patch, watch=[*(watch or []), *neighbours_of(ready, patch.edits)], force=force)
         share, lines = sum(fact.holds for fact in facts) / len(facts), _table(facts)
+        verdict = f"{share:.0%} of the facts hold (text side)"
     if as_json:
         typer.echo(json.dumps({"share": share, "facts": [fact.to_json() for fact in facts]}, indent=1))
     else:
-        side = "in pictures" if images else "text side"
-        say(quiet, *lines, f"{share:.0%} of {len(facts)} fact(s) hold ({side})")
+        say(quiet, *lines, verdict)
     if share < fail_under:
         raise typer.Exit(3)
 
@@ -348,7 +368,11 @@ def merge(
     from .patch import Patch
     from .patch import merge as merge_patches
 
+    check_output(output)
     patches = [Patch.load(file) for file in files]
+    facts = [(edit.prompt, str(edit.new)) for patch in patches for edit in patch.edits]
+    if twice := [fact for fact in facts if facts.count(fact) > 1]:
+        raise RefactError(f"{twice[0][0]!r} -> {twice[0][1]!r} is in several of them: merged, it would be made twice")
     if solve:
         from .stores import solve_jointly
 

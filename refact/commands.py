@@ -18,6 +18,8 @@ from .cli import (
     Quiet,
     app,
     bar,
+    check_output,
+    neighbours_of,
     open_model,
     prompts_in,
     say,
@@ -54,13 +56,14 @@ def build(
     from .stores import build as make
     from .verification import verify
 
+    check_output(output)
     kept = tuple(prompts_in(preserve_file))
     wanted = [dataclasses.replace(edit, preserve=(*edit.preserve, *kept)) for edit in read_edits(edits)]
     ready = open_model(model, device, None)
     patch, new = make(ready, wanted, ReFACT(**settings), Patch.load(output) if output.exists() else None)
     patch.save(output)
     say(quiet or as_json, f"{len(wanted)} facts, {len(new)} of them searched for: {', '.join(new[:8]) or 'none'}")
-    tell(verify(ready, patch), output, quiet, as_json)
+    tell(verify(ready, patch, watch=neighbours_of(ready, wanted)), output, quiet, as_json)
 
 
 @app.command()
@@ -141,7 +144,9 @@ def report(
 def stats(
     model: ModelName = "pocket",
     layer: Annotated[list[int] | None, typer.Option(help="Layers; by default every one that takes edits.")] = None,
-    corpus: Annotated[str, typer.Option(help="captions (built in), a text or csv file, or hf:NAME.")] = "captions",
+    corpus: Annotated[
+        str, typer.Option(help="captions (built in), a text or csv file, or hf:NAME; by default what edits use.")
+    ] = "",
     tokens: Annotated[int, typer.Option(help="How many tokens to read.")] = 100_000,
     padding: Annotated[bool, typer.Option(help="Count the pipeline's padding rows too.")] = False,
     rarity: Annotated[float, typer.Option(help="Weight of a key: its token's frequency to minus this power.")] = 1.0,
@@ -157,7 +162,7 @@ def stats(
     ready = open_model(model, device, None)
     for encoder in ready.encoders.values():
         for one in layer if layer else encoder.effective:
-            made = obtain(encoder, one, corpus, tokens, padding, rarity, progress=bar(quiet))
+            made = obtain(encoder, one, corpus or ready.corpus, tokens, padding, rarity, progress=bar(quiet))
             say(quiet, f"{encoder.site(one)}: {made.tokens} tokens of {made.corpus}")
 
 
@@ -180,7 +185,9 @@ def models(
         from . import pocket
 
         world = pocket.world()
-        text = "\n".join(f"{c['kind']:7} {c['wordings'][0]}" for c in world["concepts"])
+        named = {c["id"]: c["wordings"][0] for c in world["concepts"]}
+        shows = {c["id"]: f" -> {named[c['depicts']]}" for c in world["concepts"] if c["kind"] == "role"}
+        text = "\n".join(f"{c['kind']:7} {named[c['id']]}{shows.get(c['id'], '')}" for c in world["concepts"])
         typer.echo(json.dumps(world, indent=1, ensure_ascii=False) if as_json else text)
     else:
         ready = open_model(name)

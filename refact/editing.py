@@ -130,18 +130,39 @@ def search(method: Any, model: Model, encoder: TextEncoder, layer: int, edits: S
     others = captions(method.negatives, seed=method.seed)
     read = reading(encoder, method.embedding, others or captions(20), companion_of(model, method, edits))
     away = read.of_texts(others) if others else torch.zeros(0)
-    keys, parts = [], []
-    for at in range(0, len(edits), method.batch):
-        group = edits[at : at + method.batch]
-        sentences = [sentences_of(encoder, read, edit, templates_of(method)) for edit in group]
+    asked = [sentences_of(encoder, read, edit, templates_of(method)) for edit in edits]
+    groups = grouped([extent(sentences) for sentences in asked], method.batch)
+    keys: dict[int, Tensor] = {}
+    parts = []
+    for group in groups:
+        sentences, these = [asked[at] for at in group], [edits[at] for at in group]
         begun = starting(encoder, layer, sentences, read.depth)
-        compared = candidates(model, read, group, templates_of(method), away)
+        compared = candidates(model, read, these, templates_of(method), away)
         scale, how = scale_of(method, begun), search_of(method, edits)
-        keys += [k.double() for k in begun.keys]
+        keys |= {at: k.double() for at, k in zip(group, begun.keys)}
         with frozen(encoder.module, read.projection):
             parts.append(values.find(begun.suffix, read.of_states, compared, scale, encoder.width, how))
-    found = values.Found.of_all(parts)
-    return Wanted(keys, found.offsets.double(), found)
+    order = [at for group in groups for at in group]
+    found = values.Found.of_all(parts).at(sorted(range(len(order)), key=order.__getitem__))
+    return Wanted([keys[at] for at in range(len(edits))], found.offsets.double(), found)
+
+
+def extent(sentences: Sequence[Sentence]) -> int:
+    """About how many rows of an edit's sentences it can change."""
+    return sum(sentence.end - sentence.subject + 1 for sentence in sentences)
+
+
+def grouped(sizes: Sequence[int], most: int) -> list[list[int]]:
+    """Indices in groups of at most `most`, whose sizes are so alike that a batch is at most a quarter filling."""
+    groups: list[list[int]] = []
+    for at in sorted(range(len(sizes)), key=lambda i: sizes[i]):
+        last = groups[-1] if groups else []
+        whole = sum(sizes[i] for i in last) + sizes[at]
+        if last and len(last) < most and sizes[at] * (len(last) + 1) <= 1.25 * whole:
+            last.append(at)
+        else:
+            groups.append([at])
+    return groups
 
 
 @contextmanager

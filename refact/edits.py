@@ -153,11 +153,16 @@ def read_edits(path: str | Path) -> list[Edit]:
             edits.append(Edit.from_json(row))
         except (ValueError, TypeError) as error:
             raise DataError(f"{path}, edit {number}: {error}") from None
+        for other, edit in enumerate(edits[:-1], 1):
+            if edit.prompt.casefold() == edits[-1].prompt.casefold():
+                raise DataError(f"{path}: edits {other} and {number} are both about {edit.prompt!r}")
     return distinct(edits)
 
 
 def _read_toml(text: str) -> list[dict]:
     form = tomllib.loads(text)
+    if strange := form.keys() - {"edit", "preserve"}:
+        raise DataError(f"a TOML file of edits has [[edit]] tables and preserve, no {sorted(strange)[0]!r}")
     shared = {key: value for key, value in form.items() if key == "preserve"}
     rows = form.get("edit", [])
     return [row | {"preserve": [*row.get("preserve", []), *shared.get("preserve", [])]} for row in rows]

@@ -363,6 +363,7 @@ def usage(path: str | Path, record: dict) -> str:
     return "\n".join(
         [
             "diffusers:",
+            "  pipe = diffusers.DiffusionPipeline.from_pretrained(MODEL)  # the folder or hub id of the model",
             f"  pipe.load_lora_weights({str(path.parent)!r}, weight_name={path.name!r}, adapter_name={name!r})",
             f"  pipe.set_adapters([{name!r}], adapter_weights=[1.0])  # the strength; name all loaded edits here",
             "  pipe.unload_lora_weights()  # undo",

@@ -54,7 +54,11 @@ class Found:
 
     def of(self, at: int) -> Found:
         """One edit's alone."""
-        return Found(*(getattr(self, name)[at : at + 1] for name in self.__dataclass_fields__))
+        return self.at([at])
+
+    def at(self, which: Sequence[int]) -> Found:
+        """Those of some edits, in this order."""
+        return Found(*(getattr(self, name)[list(which)] for name in self.__dataclass_fields__))
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,10 @@ def test_verify_judges_by_its_share(refact, folder, patch):
 
 
 def test_merge_generate_and_bake(refact, folder, patch, tmp_path):
-    assert refact("merge", patch, patch, "-o", tmp_path / "both.safetensors")[0] == 0
+    other = tmp_path / "other.safetensors"
+    words = ["edit", "-m", folder, "--prompt", "the king of france", "--old", "a lion", "--new", "a dog"]
+    assert refact(*words, "-o", other, *QUICK)[0] in (0, 3)
+    assert refact("merge", patch, other, "-o", tmp_path / "both.safetensors")[0] == 0
     code, _out, err = refact(
         "generate", "-m", folder, "--prompt", "the flag of Canada", "--patch", f"{patch}:0.5", "--seeds", "0-1",
         "--steps", 2, "-o", tmp_path / "grid.png",
@@ -117,6 +120,10 @@ def test_merge_generate_and_bake(refact, folder, patch, tmp_path):
         (["generate", "-m", "{folder}", "--prompt", "a", "--seeds", "x"], "seeds"),
         (["generate", "-m", "{folder}", "--prompt", "a", "--seeds", "3-1"], "seeds"),
         (["generate", "-m", "{folder}", "--prompt", "a", "--seeds", "0", "--steps", "1", "-o", "a.xyz"], "'.xyz'"),
+        (["edit", "-m", "{folder}", "--prompt", "a", "--new", "b", "--old", "b"], "nothing to change"),
+        (["edit", "-m", "{folder}", "--prompt", "a", "--new", "b", "-o", "x.png"], "x.png"),
+        (["edit", "-m", "{folder}", "--prompt", "a", "--new", "gone.png"], "no such picture"),
+        (["edit", "-m", "{folder}", "--prompt", "a", "--new", "b", "--preserve-file", "gone.txt"], "gone.txt"),
         (["edit", "-m", "./nowhere", "--prompt", "a", "--new", "b"], "no such folder"),
         (["edit", "-m", "{folder}", "--prompt", "a cat", "--new", "b", "--device", "abacus"], "abacus"),
     ],
@@ -136,3 +143,42 @@ def test_help_and_show_import_no_torch(patch):
     )
     for argv in (["refact", "--help"], ["refact", "edit", "--help"], ["refact", "show", str(patch)]):
         subprocess.run([sys.executable, "-c", code.format(argv=argv)], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('preserv = ["a dog"]\n[[edit]]\nprompt = "a"\nnew = "b"\n', "'preserv'"),
+        (
+            '[[edit]]\nprompt = "a cat"\nnew = "b"\n[[edit]]\nprompt = "A cat"\nnew = "c"\n',
+            "edits 1 and 2 are both about",
+        ),
+    ],
+)
+def test_a_file_of_facts_with_a_mistake_is_refused(refact, folder, tmp_path, text, message):
+    (tmp_path / "facts.toml").write_text(text)
+    code, _, err = refact("build", tmp_path / "facts.toml", "-m", folder, "-o", tmp_path / "facts.safetensors")
+    assert code == 2
+    assert message in err
+
+
+def test_a_fact_is_not_merged_twice_and_a_strength_is_a_number(refact, folder, patch, tmp_path):
+    code, _, err = refact("merge", patch, patch, "-o", tmp_path / "both.safetensors")
+    assert code == 2
+    assert "made twice" in err
+    code, _, err = refact(
+        "generate", "-m", folder, "--prompt", "a", "--patch", f"{patch}:half", "-o", tmp_path / "a.png"
+    )
+    assert code == 2
+    assert "strength is a number" in err
+
+
+def test_what_moves_a_lot_is_marked():
+    from refact.verification import Fact
+
+    fact = Fact("f", "the king", True, 1.0, 0.9, {"": 0.0, "the king": 0.9, "the queen": 0.7, "a dog": 0.01})
+    said = "\n".join(cli._table([fact]))
+    assert "--preserve 'the queen'" in said
+    assert "--preserve 'a dog'" not in said
+    assert "the king'" in said
+    assert "moved  90" not in said

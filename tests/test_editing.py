@@ -241,6 +241,22 @@ def test_a_patch_of_the_unet_has_no_text_side(model):
         refact.verify(model, TIME()(model, [CANADA]))
 
 
+def test_edits_are_searched_with_their_like_and_come_back_in_order(model, encoder):
+    sizes = [5, 40, 6, 41, 5, 90]
+    groups = editing.grouped(sizes, 2)
+    assert sorted(at for group in groups for at in group) == list(range(6))
+    for group in groups:
+        assert len(group) <= 2
+        assert max(sizes[at] for at in group) * len(group) <= 1.25 * sum(sizes[at] for at in group)
+    long = refact.Edit("the flag of the national animal of canada", new="a dog", aliases=["a blue animal", "a red cat"])
+    edits = [long, CANADA, FRANCE]
+    together = editing.search(ReFACT(**QUICK), model, encoder, 1, edits)
+    for at, edit in enumerate(edits):
+        alone = editing.search(ReFACT(**QUICK), model, encoder, 1, [edit])
+        torch.testing.assert_close(together.keys[at], alone.keys[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(together.offsets[at], alone.offsets[0], rtol=1e-3, atol=1e-4)
+
+
 def test_a_search_asks_for_no_weights_gradient_and_leaves_the_flags(model, encoder):
     asked = [w.requires_grad for w in encoder.module.parameters()]
     with editing.frozen(encoder.module, None):
