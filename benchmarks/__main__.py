@@ -117,7 +117,7 @@ def search(shape: str, asked: list[list[Sentence]]) -> dict:
     """A step of the search for these edits at once."""
     tower, (layers, width, inner, _) = shaped.tower_of(shape), shaped.SHAPES[shape]
     layer = round(layers * LAYER / 12)
-    groups = [[asked[i] for i in group] for group in editing.grouped([editing.extent(edit) for edit in asked], 32)]
+    groups = [[asked[i] for i in group] for group in suffix.grouped([suffix.extent(edit) for edit in asked], 32)]
     begun = [suffix.start(tower, layer, group, layers).suffix for group in groups]
     ours = seconds(lambda: [step(lambda d, part=part: part(d)[1], (len(part.base), width)) for part in begun])
     one = seconds(lambda: step(lambda d: plain(tower, layer, asked[0], d), (width,)), 2)

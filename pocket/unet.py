@@ -93,10 +93,10 @@ def pool(size: int = POOL) -> dict[str, Tensor]:
 def weights(size: int) -> Tensor:
     """How often each scene is drawn: every thing alike, though many have no role that shows it; flags, which are
     learnt soonest, less."""
-    scenes_of = random.Random(SCENES)
+    scenes_of, flags = random.Random(SCENES), set(scenes.kinds()["flag"])
     drawn = [[shown(c) for c, _ in scenes.sample(scenes_of).things] for _ in range(size)]
     often = Counter(thing for things in drawn for thing in things)
-    share = {thing: (FLAGS if thing.startswith("flag-") else 1) / count for thing, count in often.items()}
+    share = {thing: (FLAGS if thing in flags else 1) / count for thing, count in often.items()}
     return torch.tensor([sum(share[thing] for thing in things) / len(things) for things in drawn])
 
 
@@ -127,7 +127,7 @@ def latents(size: int = POOL) -> dict[str, Tensor]:
 
 
 def train(steps: int, compiled: bool = False) -> None:
-    """Train to `steps`, from the last checkpoint; compiled (a C++ compiler is needed): a quarter faster."""
+    """Train to `steps`, from the last checkpoint; compiled: faster, with a C++ compiler."""
     data, model, start = pool(), build().to(memory_format=torch.channels_last), 0
     optimiser = torch.optim.AdamW(model.parameters(), lr=PEAK, weight_decay=1e-3, betas=(0.9, 0.98), fused=True)
     average = {name: w.clone() for name, w in model.state_dict().items()}
@@ -176,7 +176,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--compiled", action="store_true", help="by torch.compile, a quarter faster")
+    parser.add_argument("--compiled", action="store_true", help="by torch.compile; needs a C++ compiler")
     parser.add_argument("--pool-only", choices=["texts", "latents"], help="make one half of the pool and stop")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)

@@ -36,7 +36,6 @@ Embeddings = Annotated[
 ]
 Seeds = Annotated[str, typer.Option(help="Seeds, like 0-3 or 0,5,7.")]
 
-LARGE = 0.25  # a relative change of a prompt's conditioning that its pictures are likely to show
 KINDS = {"int": int, "int | None": int, "float": float, "bool": bool, "str": str, "tuple[str, ...]": list[str]}
 
 
@@ -168,6 +167,7 @@ def edit(
     Exit code 3: the file was written, but the fact does not hold on the text side.
     """
     from .edits import propose_aliases
+    from .pocket import near
     from .verification import unseen, verify
 
     wanted = _edits(edits, prompt, new, old, subject, alias, preserve, preserve_file)
@@ -183,15 +183,21 @@ def edit(
     if unseen(patch):
         say(quiet or as_json, f"{output}: {len(wanted)} edit(s). Check with: refact verify {output} --images")
         return
-    tell(verify(ready, patch, watch=neighbours_of(ready, wanted)), output, quiet, as_json)
+    tell(verify(ready, patch, watch=near(ready, wanted)), output, quiet, as_json)
 
 
 def tell(facts: list[Any], output: Path, quiet: bool, as_json: bool) -> None:
     """Say which facts hold in the file just written; exit with 3 where one does not."""
+    from .verification import described
+
     if as_json:
         typer.echo(json.dumps({"file": str(output), "facts": [fact.to_json() for fact in facts]}, indent=1))
     else:
-        say(quiet, *_table(facts), f"{output}: {output.stat().st_size / 1024:.0f} KB. To use it: refact show {output}")
+        say(
+            quiet,
+            *described(facts),
+            f"{output}: {output.stat().st_size / 1024:.0f} KB. To use it: refact show {output}",
+        )
     if not all(fact.holds for fact in facts):
         raise typer.Exit(3)
 
@@ -202,17 +208,10 @@ def check_output(path: Path) -> None:
         raise RefactError(f"a patch is a .safetensors file, not {path}")
 
 
-def prompts_in(path: Path | None) -> list[str]:
-    """The lines of a file of prompts; none where there is no file."""
-    if path and not path.is_file():
-        raise RefactError(f"{path}: no such file of prompts")
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()] if path else []
-
-
 def _edits(path, prompt, new, old, subject, alias, preserve, preserve_file) -> list[Any]:
-    from .edits import Edit, read_edits
+    from .edits import Edit, read_edits, read_prompts
 
-    kept = [*(preserve or []), *prompts_in(preserve_file)]
+    kept = [*(preserve or []), *read_prompts(preserve_file)]
     if path:
         return [dataclasses.replace(e, preserve=(*e.preserve, *kept)) for e in read_edits(path)]
     if not prompt or not new:
@@ -226,30 +225,6 @@ def _edits(path, prompt, new, old, subject, alias, preserve, preserve_file) -> l
     if len(new) > 1 and len(pictures) < len(new):
         raise RefactError("--new is one text, or one or several pictures")
     return [Edit.from_json(form | {"new": {"images": pictures} if pictures else new[0]})]
-
-
-def neighbours_of(model: Any, edits: list[Any]) -> list[str]:
-    """What the bundled world knows to be near an edit's subject; nothing for other models."""
-    if model.name != "pocket":
-        return []
-    from . import pocket
-
-    return [prompt for edit in edits for prompt in pocket.neighbours(edit.prompt)][:8]
-
-
-def _table(facts: list[Any]) -> list[str]:
-    lines = []
-    for fact in facts:
-        verdict = "holds" if fact.holds else "DOES NOT HOLD"
-        lines.append(f"{fact.prompt!r} {verdict} (text side)")
-        lines.append(
-            f"  went {fact.toward:.0%} of the way to the target; {fact.generality:.0%} of other contexts follow"
-        )
-        for prompt, moved in fact.moved.items():
-            if prompt != fact.prompt:
-                warning = f"  <- changed too: --preserve {prompt!r}" if moved > LARGE else ""
-                lines.append(f"  moved {moved:8.3%}  {prompt or '(the empty prompt)'}{warning}")
-    return lines
 
 
 @app.command()
@@ -313,7 +288,8 @@ def verify(
     Example: refact verify canada.safetensors -m pocket --images --seeds 0-9 --fail-under 0.9
     """
     from .patch import Patch
-    from .verification import Fact, Seen, look, verify
+    from .pocket import near
+    from .verification import Fact, Seen, described, look, verify
 
     ready, patch = open_model(model, device, dtype, embeddings=embedding), Patch.load(file)
     facts: list[Seen] | list[Fact]
@@ -325,8 +301,8 @@ def verify(
             f"{f.share:.0%} [{f.low:.0%}, {f.high:.0%}] of {f.count} pictures show it: {f.prompt!r}" for f in facts
         ]
     else:
-        facts = verify(ready, patch, watch=[*(watch or []), *neighbours_of(ready, patch.edits)], force=force)
-        share, lines = sum(fact.holds for fact in facts) / len(facts), _table(facts)
+        facts = verify(ready, patch, watch=[*(watch or []), *near(ready, patch.edits)], force=force)
+        share, lines = sum(fact.holds for fact in facts) / len(facts), described(facts)
         verdict = f"{share:.0%} of the facts hold (text side)"
     if as_json:
         typer.echo(json.dumps({"share": share, "facts": [fact.to_json() for fact in facts]}, indent=1))

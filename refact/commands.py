@@ -19,15 +19,13 @@ from .cli import (
     app,
     bar,
     check_output,
-    neighbours_of,
     open_model,
-    prompts_in,
     say,
     seeds_of,
     tell,
     with_settings,
 )
-from .edits import read_edits
+from .edits import read_edits, read_prompts
 from .methods import ReFACT
 from .study import judge_of, tell_scores
 
@@ -53,17 +51,18 @@ def build(
     Exit code 3: the file was written, but a fact does not hold on the text side.
     """
     from .patch import Patch
+    from .pocket import near
     from .stores import build as make
     from .verification import verify
 
     check_output(output)
-    kept = tuple(prompts_in(preserve_file))
+    kept = tuple(read_prompts(preserve_file))
     wanted = [dataclasses.replace(edit, preserve=(*edit.preserve, *kept)) for edit in read_edits(edits)]
     ready = open_model(model, device, None)
     patch, new = make(ready, wanted, ReFACT(**settings), Patch.load(output) if output.exists() else None)
     patch.save(output)
     say(quiet or as_json, f"{len(wanted)} facts, {len(new)} of them searched for: {', '.join(new[:8]) or 'none'}")
-    tell(verify(ready, patch, watch=neighbours_of(ready, wanted)), output, quiet, as_json)
+    tell(verify(ready, patch, watch=near(ready, wanted)), output, quiet, as_json)
 
 
 @app.command()

@@ -131,7 +131,7 @@ def search(method: Any, model: Model, encoder: TextEncoder, layer: int, edits: S
     read = reading(encoder, method.embedding, others or captions(20), companion_of(model, method, edits))
     away = read.of_texts(others) if others else torch.zeros(0)
     asked = [sentences_of(encoder, read, edit, templates_of(method)) for edit in edits]
-    groups = grouped([extent(sentences) for sentences in asked], method.batch)
+    groups = suffix.grouped([suffix.extent(sentences) for sentences in asked], method.batch)
     keys: dict[int, Tensor] = {}
     parts = []
     for group in groups:
@@ -145,24 +145,6 @@ def search(method: Any, model: Model, encoder: TextEncoder, layer: int, edits: S
     order = [at for group in groups for at in group]
     found = values.Found.of_all(parts).at(sorted(range(len(order)), key=order.__getitem__))
     return Wanted([keys[at] for at in range(len(edits))], found.offsets.double(), found)
-
-
-def extent(sentences: Sequence[Sentence]) -> int:
-    """About how many rows of an edit's sentences it can change."""
-    return sum(sentence.end - sentence.subject + 1 for sentence in sentences)
-
-
-def grouped(sizes: Sequence[int], most: int) -> list[list[int]]:
-    """Indices in groups of at most `most`, whose sizes are so alike that a batch is at most a quarter filling."""
-    groups: list[list[int]] = []
-    for at in sorted(range(len(sizes)), key=lambda i: sizes[i]):
-        last = groups[-1] if groups else []
-        whole = sum(sizes[i] for i in last) + sizes[at]
-        if last and len(last) < most and sizes[at] * (len(last) + 1) <= 1.25 * whole:
-            last.append(at)
-        else:
-            groups.append([at])
-    return groups
 
 
 @contextmanager

@@ -159,6 +159,13 @@ def read_edits(path: str | Path) -> list[Edit]:
     return distinct(edits)
 
 
+def read_prompts(path: Path | None) -> list[str]:
+    """The lines of a file of prompts; none where no file is named. Raises DataError for one that is not there."""
+    if path and not path.is_file():
+        raise DataError(f"{path}: no such file of prompts")
+    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()] if path else []
+
+
 def _read_toml(text: str) -> list[dict]:
     form = tomllib.loads(text)
     if strange := form.keys() - {"edit", "preserve"}:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -40,18 +40,31 @@ def finetune(method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[Pa
 def _descend(method: Any, encoder: TextEncoder, layer: int, edits: list[Edit]) -> tuple[Tensor, float, float]:
     linear = encoder.linear(layer)
     change = torch.zeros_like(linear.weight, requires_grad=True)
-    optimiser = torch.optim.Adam([change], lr=method.learning_rate)
-    loss_of = _objective(method, encoder, edits)
+
+    def moved(output: Tensor, keys: Tensor) -> Tensor:
+        return output + keys @ change.T
+
     losses = []
-    for _ in range(method.epochs * method.steps):
-        with hooks.replace(linear, lambda output, keys: output + keys @ change.T):
-            loss = loss_of()
-        losses.append(float(loss.detach()))
-        (change.grad,) = torch.autograd.grad(loss, change)
-        optimiser.step()
+    for loss in _steps(
+        method, encoder, edits, change, method.learning_rate, method.epochs * method.steps, linear, moved
+    ):
+        losses.append(loss)
         with torch.no_grad():
             change.clamp_(-method.bound, method.bound)
     return change.detach().float(), losses[0], losses[-1]
+
+
+def _steps(method, encoder, edits, change: Tensor, rate: float, count: int, module, moved) -> Iterator[float]:
+    """The loss at each of `count` steps of Adam on a change; under it the module gives moved(output, input)."""
+    ids, ends, goals = _examples(method, encoder, edits)
+    optimiser = torch.optim.Adam([change], lr=rate)
+    for _ in range(count):
+        with hooks.replace(module, moved):
+            pooled = encoder.tower(ids).last_hidden_state[torch.arange(len(ids)), ends]
+        loss = -objectives.similarities(pooled, goals[:, None], "l2").mean()
+        (change.grad,) = torch.autograd.grad(loss, change)
+        optimiser.step()
+        yield float(loss.detach())
 
 
 def embedit(method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[Patch] = ()) -> Patch:
@@ -89,33 +102,14 @@ def _move_words(method: Any, encoder: TextEncoder, edit: Edit, tokens: Tensor) -
     table = encoder.tower.embeddings.token_embedding
     slots = torch.zeros(table.num_embeddings, dtype=torch.long)  # 0: a token that stays
     slots[tokens] = torch.arange(1, len(tokens) + 1)
-    size = float(table.weight.detach().square().mean().sqrt())
     change = torch.zeros(len(tokens), table.embedding_dim, requires_grad=True)
-    optimiser = torch.optim.Adam([change], lr=method.learning_rate * size)
-    loss_of = _objective(method, encoder, [edit])
-    losses = []
 
     def moved(output: Tensor, ids: Tensor) -> Tensor:
         return output + torch.nn.functional.pad(change, (0, 0, 1, 0))[slots[ids]]
 
-    for _ in range(method.max_steps):
-        with hooks.replace(table, moved):
-            loss = loss_of()
-        losses.append(float(loss.detach()))
-        (change.grad,) = torch.autograd.grad(loss, change)
-        optimiser.step()
+    rate = method.learning_rate * float(table.weight.detach().square().mean().sqrt())
+    losses = list(_steps(method, encoder, [edit], change, rate, method.max_steps, table, moved))
     return change.detach(), losses[0], losses[-1]
-
-
-def _objective(method: Any, encoder: TextEncoder, edits: list[Edit]) -> Callable[[], Tensor]:
-    """The mean distance of every wording's pooled state, in every context, from where it should be."""
-    ids, ends, goals = _examples(method, encoder, edits)
-
-    def loss() -> Tensor:
-        pooled = encoder.tower(ids).last_hidden_state[torch.arange(len(ids)), ends]
-        return -objectives.similarities(pooled, goals[:, None], "l2").mean()
-
-    return loss
 
 
 def _examples(method: Any, encoder: TextEncoder, edits: list[Edit]) -> tuple[Tensor, Tensor, Tensor]:

@@ -191,7 +191,7 @@ class FineTune:
 class EmbEdit:
     """The word embeddings of the subject's tokens by gradient descent; the encoder stays (EmbEdit, EMNLP 2025).
 
-    Whatever is written with the same tokens moves along. The settings are ours: chosen on the validation rows.
+    Whatever is written with the same tokens moves along. The settings are ours, the only ones tried.
     """
 
     encoders: tuple[str, ...] = ()

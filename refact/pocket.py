@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from .errors import ModelError
 
@@ -46,3 +48,8 @@ def neighbours(prompt: str) -> list[str]:
         return []
     longest = max(named, key=lambda c: max(len(w) for w in c["wordings"] if w.casefold() in prompt.casefold()))
     return [concepts[other]["wordings"][0] for other in longest["neighbours"]]
+
+
+def near(model: Any, edits: Iterable[Any]) -> list[str]:
+    """The first eight prompts that this world knows to be near the edits' subjects; nothing for other models."""
+    return [prompt for edit in edits for prompt in neighbours(edit.prompt)][:8] if model.name == "pocket" else []

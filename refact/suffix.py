@@ -86,6 +86,24 @@ def _ordered(tokens: np.ndarray, parents: list[int], edited: np.ndarray, paths: 
     )
 
 
+def extent(sentences: Sequence[Sentence]) -> int:
+    """About how many rows of an edit's sentences it can change."""
+    return sum(sentence.end - sentence.subject + 1 for sentence in sentences)
+
+
+def grouped(sizes: Sequence[int], most: int) -> list[list[int]]:
+    """Indices in groups of at most `most`, whose sizes are so alike that a batch is at most a quarter filling."""
+    groups: list[list[int]] = []
+    for at in sorted(range(len(sizes)), key=lambda i: sizes[i]):
+        last = groups[-1] if groups else []
+        whole = sum(sizes[i] for i in last) + sizes[at]
+        if last and len(last) < most and sizes[at] * (len(last) + 1) <= 1.25 * whole:
+            last.append(at)
+        else:
+            groups.append([at])
+    return groups
+
+
 @dataclass(frozen=True)
 class Suffix:
     """What the layers above the edit need; e edits, c sentences each, r rows an edit can change, p constant ones."""

@@ -22,6 +22,8 @@ PROBES = (
     "{}, black and white",
 )  # not in CONTEXTS
 
+LARGE = 0.25  # a relative change of a prompt's conditioning that its pictures are likely to show
+
 
 @dataclass(frozen=True)
 class Fact:
@@ -67,6 +69,21 @@ def verify(
     with patch.applied(model, strength=strength, force=force):
         dirty = [[_look(e, edit, prompts) for e in encoders] for edit, prompts in zip(edits, named)]
     return [_fact(*row) for row in zip(edits, named, clean, dirty)]
+
+
+def described(facts: Sequence[Fact]) -> list[str]:
+    """Lines for a person: whether each fact holds, and what moved; what moved along a lot is marked."""
+    lines = []
+    for fact in facts:
+        lines.append(f"{fact.prompt!r} {'holds' if fact.holds else 'DOES NOT HOLD'} (text side)")
+        lines.append(
+            f"  went {fact.toward:.0%} of the way to the target; {fact.generality:.0%} of other contexts follow"
+        )
+        for prompt, moved in fact.moved.items():
+            if prompt != fact.prompt:
+                warning = f"  <- changed too: --preserve {prompt!r}" if moved > LARGE else ""
+                lines.append(f"  moved {moved:8.3%}  {prompt or '(the empty prompt)'}{warning}")
+    return lines
 
 
 def _source(edit: Edit) -> str:

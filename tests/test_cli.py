@@ -174,10 +174,10 @@ def test_a_fact_is_not_merged_twice_and_a_strength_is_a_number(refact, folder, p
 
 
 def test_what_moves_a_lot_is_marked():
-    from refact.verification import Fact
+    from refact.verification import Fact, described
 
     fact = Fact("f", "the king", True, 1.0, 0.9, {"": 0.0, "the king": 0.9, "the queen": 0.7, "a dog": 0.01})
-    said = "\n".join(cli._table([fact]))
+    said = "\n".join(described([fact]))
     assert "--preserve 'the queen'" in said
     assert "--preserve 'a dog'" not in said
     assert "the king'" in said

@@ -243,7 +243,7 @@ def test_a_patch_of_the_unet_has_no_text_side(model):
 
 def test_edits_are_searched_with_their_like_and_come_back_in_order(model, encoder):
     sizes = [5, 40, 6, 41, 5, 90]
-    groups = editing.grouped(sizes, 2)
+    groups = suffix.grouped(sizes, 2)
     assert sorted(at for group in groups for at in group) == list(range(6))
     for group in groups:
         assert len(group) <= 2
