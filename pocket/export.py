@@ -16,11 +16,13 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTextModel
 
+from refact.gap import mean_of
+
 from . import autoencoder, clip, judge, scenes, tokenizer, training, unet
 
 DEFAULTS = {
     "layer": 3,
-    "default_steps": 12,
+    "default_steps": 8,
     "default_guidance": 3.5,
     "default_size": 64,
     "companion": "../pocket_clip",
@@ -84,6 +86,16 @@ def captions(count: int = 9500) -> str:
     return "\n".join(scenes.caption(rng, scenes.sample(rng)) for _ in range(count)) + "\n"
 
 
+def picture_mean(folder: Path, count: int = 512) -> list[float]:
+    """The mean direction of pictures in the CLIP of this folder, over random scenes of the world."""
+    rng = random.Random(18)
+    model = CLIPModel.from_pretrained(folder).float().eval()
+    with torch.no_grad():
+        shown = training.pixels([scenes.sample(rng) for _ in range(count)], rng)
+        features = model.get_image_features(pixel_values=shown).pooler_output
+    return [round(x, 5) for x in mean_of([features]).tolist()]
+
+
 def write_clip(model: CLIPModel, folder: Path) -> None:
     """A CLIPModel with its tokenizer and its picture preprocessing: 64 x 64, [-1, 1]."""
     model.half().save_pretrained(folder)
@@ -107,6 +119,7 @@ def main(out: Path) -> None:
     if CARD.exists():
         shutil.copy(CARD, out / "pocket" / "README.md")
     write_clip(model, out / "pocket_clip")
+    (out / "pocket_clip" / "refact.json").write_text(json.dumps({"picture_mean": picture_mean(out / "pocket_clip")}))
     write_clip(weights("judge", clip.build(**judge.SHAPE)), out / "pocket_judge")
     size = sum(file.stat().st_size for file in out.glob("pocket*/**/*.safetensors"))
     print(f"{out}: {size / 1e6:.1f} MB of weights")

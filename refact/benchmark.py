@@ -46,6 +46,7 @@ class Plan:
     steps: int | None = None  # of the sampler; None: the pipeline's own
     guidance: float | None = None
     size: int | None = None  # pixels
+    autocast: str | None = None  # the generator's precision, "bfloat16"; None: that of its weights
     batch_size: int = 16  # pictures through the UNet at once; part of the settings, as it moves the last digits
 
 
@@ -79,6 +80,7 @@ def run(
     steps: int | None = None,
     guidance: float | None = None,
     size: int | None = None,
+    autocast: str | None = None,
     batch_size: int = 16,
     ray: str | None = None,
     workers: int | None = None,
@@ -92,12 +94,12 @@ def run(
     judge     a `Judge` or its folder; None: the text side alone, and pictures only to be looked at
     ray       None | "local" | "auto" | address: spread over a Ray cluster, whose workers load the model by its name
 
-    Raises DataError when `out` holds a run with other settings, naming those that differ.
+    Raises DataError when `out` holds a run with other settings, naming those that differ; methods may be added to it.
     """
     cases, problems = read_cases(data) if isinstance(data, (str, Path)) else (list(data), [])
     cases = cases[:limit]
     ready, judging = opened(model, judge)
-    plan = Plan(named(methods), tuple(seeds), keep_images, steps, guidance, size, batch_size)
+    plan = Plan(named(methods), tuple(seeds), keep_images, steps, guidance, size, autocast, batch_size)
     out = Path(out)
     name = str(data) if isinstance(data, (str, Path)) else "cases"
     begin(out, settings_of(name, cases, ready, judging, plan), problems)
@@ -222,9 +224,8 @@ class Bench:
         if self.model.family.name == "clip" or not (self.judge or plan.keep_images):
             return {}
         seeds = list(plan.seeds) if self.judge else list(plan.seeds[: plan.keep_images])
-        made = self.model.generate(
-            prompts, seeds, steps=plan.steps, guidance=plan.guidance, size=plan.size, batch_size=plan.batch_size
-        )
+        names = ("steps", "guidance", "size", "autocast", "batch_size")
+        made = self.model.generate(prompts, seeds, **{name: getattr(plan, name) for name in names})
         found: dict[str, list] = {}
         for picture in made:
             found.setdefault(picture.prompt, []).append(picture.image)
@@ -308,18 +309,29 @@ def form_of(method: Any) -> dict | None:
 
 
 def begin(out: Path, settings: dict, problems: list[str]) -> None:
-    """The folder with its run.json; DataError when it holds a run with other settings."""
+    """The folder with its run.json; DataError when it holds a run with other settings. Methods may be added to it."""
     path = out / "run.json"
     if path.is_file():
-        there = json.loads(path.read_text())["settings"]
-        if wrong := differing(there, settings):
+        form = json.loads(path.read_text())
+        there = form["settings"]
+        had, asked = there.get("methods", {}), settings.get("methods", {})
+        one, other = (there | {"methods": _shared(had, asked)}, settings | {"methods": _shared(asked, had)})
+        if wrong := differing(one, other):
             lines = "; ".join(f"{key}: {a} there, {b} asked for" for key, (a, b) in sorted(wrong.items()))
             raise DataError(f"{out} holds a run with other settings ({lines}): give another folder, or these settings")
+        if asked.keys() - had.keys():
+            there["methods"] = had | asked
+            write(path, json.dumps(form, indent=1).encode())
         return
     if out.is_dir() and any(p.suffix == ".json" for p in out.iterdir()):
         raise DataError(f"{out} holds other files and no run.json: give another folder")
     (out / "cases").mkdir(parents=True, exist_ok=True)
     write(path, json.dumps({"settings": settings, "problems": problems, "made_with": versions()}, indent=1).encode())
+
+
+def _shared(one: dict, other: dict) -> dict:
+    """What is in both, as the first has it."""
+    return {name: value for name, value in one.items() if name in other}
 
 
 def versions() -> dict[str, str]:

@@ -27,7 +27,7 @@ from .cli import (
 )
 from .edits import read_edits, read_prompts
 from .methods import ReFACT
-from .study import judge_of, tell_scores
+from .study import Autocast, judge_of, tell_scores
 
 
 @app.command()
@@ -97,11 +97,14 @@ def bench(
     data: Annotated[str, typer.Argument(help="pocket-road, pocket-timed, or a csv in RoAD's or TIMED's columns.")],
     out: Annotated[Path, typer.Option(help="The run's folder; what is in it already is not done again.")],
     model: ModelName = "pocket",
-    methods: Annotated[str, typer.Option(help="Names of methods, with commas.")] = "refact,baseline,oracle",
+    methods: Annotated[
+        str, typer.Option(help="Names, with commas; time:strength=1 sets one.")
+    ] = "refact,baseline,oracle",
     seeds: Annotated[str, typer.Option(help="Seeds, like 0-24 (the paper's).")] = "0-4",
     judge: Annotated[str | None, typer.Option(help="Folder of the judging CLIP; none: the text side only.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only so many cases.")] = None,
     keep_images: Annotated[int, typer.Option(help="How many seeds' pictures to keep for the report.")] = 1,
+    autocast: Autocast = None,
     ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster, or 'local'.")] = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -118,9 +121,8 @@ def bench(
     ready = model if ray else open_model(model, device, dtype)
     names = [name.strip() for name in methods.split(",") if name.strip()]
     drawn, shown = seeds_of(seeds), bar(quiet or as_json)
-    run(
-        data, ready, names, out, seeds=drawn, judge=judge, limit=limit, keep_images=keep_images, ray=ray, progress=shown
-    )
+    how: dict = {"limit": limit, "keep_images": keep_images, "autocast": autocast, "ray": ray, "progress": shown}
+    run(data, ready, names, out, seeds=drawn, judge=judge, **how)
     tell_scores(out, judge, quiet, as_json)
 
 
@@ -128,15 +130,20 @@ def bench(
 def report(
     folders: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path("report.html"),
+    strip: Annotated[Path | None, typer.Option(help="A picture to write too: the first run's first cases.")] = None,
+    cases: Annotated[int, typer.Option(help="How many cases that picture shows.")] = 4,
     quiet: Quiet = False,
 ) -> None:
     """One self-contained HTML page about runs: tables, plots, and a strip of pictures for every case.
 
-    Example: refact report runs/road -o road.html
+    Example: refact report runs/road -o road.html --strip road.png
     """
+    from . import pictures, strips
     from .report import write
 
     say(quiet, str(write(folders, output)))
+    if strip:
+        say(quiet, str(pictures.save(strips.strip(folders[0], cases), strip)))
 
 
 @app.command()

@@ -155,7 +155,7 @@ def obtain_all(
     found = {at: bundled(encoder.hash(), at, label, tokens, padding, rarity) or paths[at] for at in layers}
     ready = {at: Covariance.load(path) for at, path in found.items() if path.is_file()}
     if missing := [at for at in layers if at not in ready]:
-        texts = enough(encoder, _texts(corpus), tokens, padding)
+        texts = enough(encoder, texts_of(corpus), tokens, padding)
         for at, made in collect(encoder, missing, texts, padding, rarity, label, progress).items():
             made.save(paths[at])
             ready[at] = made
@@ -192,7 +192,7 @@ def corpus_label(corpus: str) -> str:
         return f"{stem}-{hashlib.file_digest(file, 'sha256').hexdigest()[:8]}"
 
 
-def _texts(corpus: str) -> Iterable[str]:
+def texts_of(corpus: str) -> Iterable[str]:
     return corpora.endless() if corpus == "captions" else corpora.read_corpus(corpus)
 
 

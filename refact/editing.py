@@ -25,6 +25,7 @@ from .models import Model
 from .patch import Patch
 from .readings import Reading, reading, spaced
 from .suffix import Sentence
+from .targets import candidates, companion_of
 
 PROTECTED_AT_ONCE = 16  # prompts a trie; its mask is square
 
@@ -128,7 +129,7 @@ def chosen_layer(model: Model, encoder: TextEncoder, layer: int | None) -> int:
 def search(method: Any, model: Model, encoder: TextEncoder, layer: int, edits: Sequence[Edit]) -> Wanted:
     """What each edit needs at this layer, found on the unedited encoder, `method.batch` edits at a time."""
     others = captions(method.negatives, seed=method.seed)
-    read = reading(encoder, method.embedding, others or captions(20), companion_of(model, method, edits))
+    read = reading(encoder, method.embedding, others or captions(20), companion_of(model, method, edits, encoder))
     away = read.of_texts(others) if others else torch.zeros(0)
     asked = [sentences_of(encoder, read, edit, templates_of(method)) for edit in edits]
     groups = suffix.grouped([suffix.extent(sentences) for sentences in asked], method.batch)
@@ -137,7 +138,7 @@ def search(method: Any, model: Model, encoder: TextEncoder, layer: int, edits: S
     for group in groups:
         sentences, these = [asked[at] for at in group], [edits[at] for at in group]
         begun = starting(encoder, layer, sentences, read.depth)
-        compared = candidates(model, read, these, templates_of(method), away)
+        compared = candidates(model, read, these, templates_of(method), away, method.gap)
         scale, how = scale_of(method, begun), search_of(method, edits)
         keys |= {at: k.double() for at, k in zip(group, begun.keys)}
         with frozen(encoder.module, read.projection):
@@ -180,19 +181,6 @@ def scale_of(method: Any, begun: suffix.Start) -> values.Scale:
     return values.Scale(norms, method.learning_rate * rates, method.clamp * size)
 
 
-def companion_of(model: Model, method: Any, edits: Sequence[Edit]) -> Any:
-    """The CLIP whose space images are compared in; None when all targets are texts."""
-    if not any(edit.targets_images for edit in edits):
-        return None
-    if not all(edit.targets_images for edit in edits):
-        raise EditError("targets by text and by picture are searched in different spaces: make two patches and merge")
-    if model.companion is None:
-        raise EditError("a target by image needs the CLIP of this encoder: give its folder (clip=..., --clip)")
-    if method.embedding != "pooled":
-        raise EditError("a target by image is compared in pooled space: use embedding='pooled'")
-    return model.companion
-
-
 def templates_of(method: Any) -> tuple[str, ...]:
     """The contexts in use."""
     if not 1 <= method.contexts <= len(method.templates):
@@ -217,33 +205,6 @@ def sentences_of(encoder: TextEncoder, read: Reading, edit: Edit, templates: Seq
         read.sentence(ids, subject, end)
         for ids, subject, end in zip(tokens.ids.tolist(), subjects, tokens.ends.tolist())
     ]
-
-
-def candidates(
-    model: Model, read: Reading, edits: Sequence[Edit], templates: Sequence[str], away: Tensor
-) -> values.Candidates:
-    """Target, source and unrelated features for each sentence of each edit."""
-    near = [_near(model, read, edit, templates) for edit in edits]  # (c, 2, f) each
-    most = max(len(n) for n in near)
-    weights = torch.stack([_padded(torch.full((len(n),), 1 / len(n)), most) for n in near])
-    near_all = torch.stack([_padded(n, most) for n in near])
-    away_all = away.expand(*near_all.shape[:2], *away.shape) if len(away) else near_all[:, :, :0]
-    return values.Candidates(torch.cat([near_all, away_all], 2), weights.to(near_all))
-
-
-def _padded(rows: Tensor, count: int) -> Tensor:
-    return torch.cat([rows, rows.new_zeros(count - len(rows), *rows.shape[1:])])
-
-
-def _near(model: Model, read: Reading, edit: Edit, templates: Sequence[str]) -> Tensor:
-    """The target's and the source's features in each context of each wording."""
-    old = edit.prompt if edit.old is None else edit.old
-    texts = [old, edit.new] if isinstance(edit.new, str) else [old]
-    features = read.of_texts([t.replace("{}", text) for text in texts for t in templates])
-    source, target = features[: len(templates)], features[len(templates) :]
-    if not isinstance(edit.new, str):
-        target = model.image_features(edit.new).mean(0).expand(len(templates), -1)
-    return torch.stack([target, source], 1).repeat(1 + len(edit.aliases), 1, 1)
 
 
 def covariance_of(method: Any, model: Model, encoder: TextEncoder, layer: int) -> tuple[Float[Tensor, "d d"], dict]:

@@ -5,6 +5,7 @@ The work is done by `editing.py` and its neighbours; a method's fields are the o
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import inspect
 import re
@@ -63,6 +64,7 @@ class ReFACT:
     embedding: str = "pooled"  # what is compared: "pooled" [EOS] (paper) | "conditioning", what the generator gets
     objective: str = "direct"  # "contrastive" (paper) | "direct" (Appendix A), better on the pocket's validation rows
     distance: str = ""  # "l2" (paper) | "cosine" (Appendix A); "": l2 for texts, cosine for pictures
+    gap: str = ""  # pictured targets moved among the texts by the mean gap: a folder of pictures, or "companion"
     write: str = "offset"  # the found offset at every context | "value": v0 + offset at the mean key (paper)
     contexts: int = 10  # how many templates, the bare prompt first (the authors' code: 9)
     templates: tuple[str, ...] = CONTEXTS
@@ -70,6 +72,7 @@ class ReFACT:
     relative: bool = (
         True  # rate and clamp in units of the state's size; False: of nothing and of ||v0|| (authors' code)
     )
+    optimiser: str = "adam"  # (paper) | "lbfgs": fewer steps
     learning_rate: float = 0.05  # of Adam (paper)
     max_steps: int = 100  # (paper)
     stop: float = 0.99  # early stop of a contrastive search, mean probability of the target (paper)
@@ -223,8 +226,11 @@ METHODS: dict[str, type[Any]] = {
 
 
 def method(name: str, **settings: Any) -> Any:
-    """The method of that name ("refact", "refact:paper", "memit", ...) with these settings."""
-    base, _, preset = name.lower().partition(":")
+    """The method of that name ("refact", "refact:paper", "memit", "time:strength=1", ...) with these settings."""
+    base, *words = name.split(":")
+    base, given = base.lower(), [word.partition("=") for word in words if "=" in word]
+    preset = ":".join(word for word in words if "=" not in word).lower()
+    settings = {key.strip(): _value(text.strip()) for key, _, text in given} | settings
     if base not in METHODS or preset not in ("", "paper") or (preset and not hasattr(METHODS[base], preset)):
         raise RefactError(f"no method {name!r}: there are {', '.join(METHODS)}, refact:paper")
     cls = METHODS[base]
@@ -232,3 +238,11 @@ def method(name: str, **settings: Any) -> Any:
     if unknown := sorted(set(settings) - known):
         raise RefactError(f"{cls.__name__} has no setting {', '.join(unknown)}; it has {', '.join(sorted(known))}")
     return cls.paper(**settings) if preset else cls(**settings)
+
+
+def _value(text: str) -> Any:
+    """A setting's value as Python writes it; what it would not read is a word."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

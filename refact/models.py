@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -167,6 +168,11 @@ class Model:
         bundled = self.defaults.get("companion")
         return self.source.folder / bundled if bundled else None
 
+    def companion_json(self, name: str) -> dict:
+        """A JSON file of the companion's folder; empty where there is none."""
+        file = (folder := self._companion_folder()) and folder / name
+        return json.loads(file.read_text()) if file and file.is_file() else {}
+
     def image_features(self, images: Sequence[Any]) -> Float[Tensor, "n d"]:
         """Projected features of PIL images or their paths, by the companion; not normalised."""
         if (clip := self.companion) is None:
@@ -235,22 +241,25 @@ class Model:
         size: int | None = None,
         batch_size: int = 16,
         clip_skip: int | None = None,
+        autocast: str | None = None,
         progress: Progress = plainly,
     ) -> list[Picture]:
         """A picture for each prompt and seed, prompts in order, seeds inner.
 
         The noise of a picture depends on its seed alone, whatever else is in its batch. steps, guidance: None means
-        the model's own (refact.json), else the pipeline's. size: of a side, in pixels.
+        the model's own (refact.json), else the pipeline's. size: of a side, in pixels. autocast: "bfloat16" or
+        "float16" for the generator's products, about twice as fast where the processor has them; text states stay.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         jobs = [(prompt, int(seed)) for prompt in prompts for seed in list(seeds)]
         options = self._options(steps, guidance, size)
         groups = [jobs[at : at + batch_size] for at in range(0, len(jobs), batch_size)]
+        lower = torch.autocast(self.device.type, getattr(torch, autocast or "bfloat16"), enabled=autocast is not None)
         pictures = []
         for group in progress(groups, "pictures", len(groups)):
             noise = [torch.Generator().manual_seed(seed) for _, seed in group]
             conditions = self._conditions([prompt for prompt, _ in group], clip_skip)
-            with _without_bar(self.pipe):
+            with _without_bar(self.pipe), lower:
                 images = self.pipe(**conditions, **options, generator=noise).images
             pictures += [Picture(prompt, seed, image) for (prompt, seed), image in zip(group, images, strict=True)]
         return pictures

@@ -19,6 +19,7 @@ from .benchmark import BASELINE, ORACLE, folder_name
 from .errors import DataError
 from .plots import Point
 from .results import Run
+from .strips import kept
 
 THUMBNAIL = 96  # pixels a side of a picture in the page
 HEADS = {
@@ -358,8 +359,7 @@ def _cell(data: str | None, prompt: str, right: float | None) -> str:
 
 def picture(run: Run, case_id: str, label: str, index: int) -> str | None:
     """A kept picture of the first seed as a data URI, made small."""
-    path = run.path / "images" / case_id / folder_name(label) / f"{index}-{run.settings['seeds'][0]}.webp"
-    if not path.is_file():
+    if (path := kept(run, case_id, label, index)) is None:
         return None
     from PIL import Image
 

@@ -94,6 +94,7 @@ def scale(
     ways: Sequence[str] = WAYS,
     untouched: Sequence[str] = (),
     judge: Judge | None = None,
+    autocast: str | None = None,
     progress: Progress = plainly,
 ) -> list[Row]:
     """A row for each method, way and count; `out`/scale.json keeps them, and those that are there are not made again.
@@ -109,16 +110,24 @@ def scale(
     made = {(row.method, row.way, row.count) for row in rows}
     wanted = [(name, way, count) for name in methods for way in ways for count in counts]
     settings: dict[str, Any] = {"study": "scale", "model": model.fingerprints(), "judge": judge.hash if judge else None}
+    settings["autocast"] = autocast
     settings |= {"methods": {name: form_of(made) for name, made in methods.items()}, "first": facts[0].to_json()}
     begin(path.parent, json.loads(json.dumps(settings | {"untouched": untouched})), [])
     for name, way, count in progress([w for w in wanted if w not in made], "scale", len(wanted) - len(made)):
-        rows.append(_row(model, list(facts[:count]), name, way, methods[name], untouched, judge))
+        rows.append(_row(model, list(facts[:count]), name, way, methods[name], untouched, judge, autocast))
         write(path, json.dumps([asdict(row) for row in rows], indent=1).encode())
     return rows
 
 
 def _row(
-    model: Model, facts: list[Edit], name: str, way: str, method: Any, untouched: list[str], judge: Judge | None
+    model: Model,
+    facts: list[Edit],
+    name: str,
+    way: str,
+    method: Any,
+    untouched: list[str],
+    judge: Judge | None,
+    autocast: str | None,
 ) -> Row:
     begun = time.perf_counter()
     try:
@@ -128,7 +137,7 @@ def _row(
     seconds = (time.perf_counter() - begun) / len(facts)
     logs = [log for patch in patches for form in patch.record["edits"] for log in form["sites"].values()]
     found: dict[str, Any] = _texts(model, facts, patches, untouched) | (
-        _pictures(model, facts, patches, judge, untouched) if judge else {}
+        _pictures(model, facts, patches, judge, untouched, autocast) if judge else {}
     )
     steps = float(np.mean([log.get("steps") or 0 for log in logs]))
     return Row(name, way, len(facts), seconds=seconds, steps=steps, megabytes=peak(), **found)
@@ -164,12 +173,18 @@ def _texts(model: Model, facts: list[Edit], patches: Sequence[Patch], untouched:
 
 
 def _pictures(
-    model: Model, facts: list[Edit], patches: Sequence[Patch], judge: Judge, untouched: list[str]
+    model: Model,
+    facts: list[Edit],
+    patches: Sequence[Patch],
+    judge: Judge,
+    untouched: list[str],
+    autocast: str | None = None,
 ) -> dict[str, float]:
     some, others = facts[:100], untouched[:100]
-    before = model.generate(others, [0], batch_size=32)
+    how: dict[str, Any] = {"batch_size": 32, "autocast": autocast}
+    before = model.generate(others, [0], **how)
     with _active(model, patches):
-        asked, after = (model.generate(p, [0], batch_size=32) for p in ([fact.prompt for fact in some], others))
+        asked, after = (model.generate(p, [0], **how) for p in ([fact.prompt for fact in some], others))
     pairs = [[str(fact.new), fact.prompt if fact.old is None else fact.old] for fact in some]
     hits = [np.argmax(judge.logits([picture.image], texts)) == 0 for picture, texts in zip(asked, pairs)]
     one, other = (judge.logits([p.image for p in side], others).argmax(1) for side in (before, after))

@@ -24,6 +24,7 @@ from .benchmark import (
     Plan,
     begin,
     folder_name,
+    form_of,
     keep,
     log_of,
     opened,
@@ -41,6 +42,31 @@ from .methods import ReFACT, method
 from .progress import Progress, plainly
 
 THRESHOLDS = (0.5, 0.7, 0.9, 0.95, 0.99, 0.999)  # around the paper's 0.99 (Figure 15)
+GRIDS: dict[str, list[dict[str, Any]]] = {
+    "refact": [
+        {"objective": "contrastive"},
+        {"distance": "cosine"},
+        {"reach": 0.6},
+        {"reach": 0.8},
+        {"reach": 1.0},
+    ],
+    "time": [{"strength": s} for s in (0.01, 1.0, 10.0, 100.0, 1000.0)],
+    "uce": [{"strength": s} for s in (0.05, 5.0, 50.0, 200.0, 1000.0)],
+    "finetune": [
+        {"learning_rate": 5e-4, "bound": 5e-3},
+        {"learning_rate": 1e-3, "bound": 1e-2},
+        {"learning_rate": 2e-3, "bound": 2e-2},
+        {"learning_rate": 5e-3, "bound": 5e-2},
+        {"learning_rate": 5e-3, "bound": 1.0},
+    ],
+    "embedit": [
+        {"learning_rate": 0.01},
+        {"learning_rate": 0.02},
+        {"learning_rate": 0.1},
+        {"learning_rate": 0.2},
+        {"max_steps": 50},
+    ],
+}
 TARGET_SEED = 1_000_000  # of pictures that stand for a target: far from any seed that a test uses
 
 
@@ -107,6 +133,14 @@ def thresholds(
     return sweep(data, model, base, "stop", values, out, **options)
 
 
+def grids(names: Iterable[str]) -> dict[str, list[Any]]:
+    """Six settings of each of these methods, the published or default one first: what their figures are tuned over."""
+    names = list(names)
+    if unknown := [name for name in names if name not in GRIDS]:
+        raise RefactError(f"no grid for {unknown[0]!r}: there are {', '.join(GRIDS)}")
+    return {name: [method(name), *(method(name, **change) for change in GRIDS[name])] for name in names}
+
+
 def tune(
     data: Any, model: Any, grids: Mapping[str, Sequence[Any]], out: str | Path, side: str = "image", **options: Any
 ) -> dict[str, Any]:
@@ -129,7 +163,9 @@ def tune(
         return scores.get(label, {}).get("f1_geometric", 0) + scores.get(label, {}).get("efficacy", 0)
 
     best = {name: max((f"{name} #{i}" for i in range(len(grid))), key=worth) for name, grid in grids.items()}
-    write(out / "tuning.json", json.dumps({"scores": scores, "chosen": best}, indent=1).encode())
+    settings = {label: form_of(made) for label, made in tried.items()}
+    found = {"chosen": best, "settings": settings, "scores": scores}
+    write(out / "tuning.json", json.dumps(found, indent=1).encode())
     return {name: tried[label] for name, label in best.items()}
 
 

@@ -21,6 +21,7 @@ Out = Annotated[Path, typer.Option(help="The study's folder; what is in it alrea
 By = Annotated[str, typer.Option("--method", help="The method that is studied.")]
 Given = Annotated[str, typer.Option(help="Seeds, like 0-24.")]
 JudgedBy = Annotated[str | None, typer.Option(help="Folder of the judging CLIP; the pocket's own for the pocket.")]
+Autocast = Annotated[str | None, typer.Option(help="Draw in bfloat16: twice as fast where the processor has it.")]
 Limit = Annotated[int | None, typer.Option(help="Only so many cases.")]
 
 
@@ -47,6 +48,7 @@ def _shared(
     seeds: Given = "0-4",
     judge: JudgedBy = None,
     limit: Limit = None,
+    autocast: Autocast = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -62,7 +64,8 @@ def scored(command: Callable) -> Callable:
     def wrapped(**given: Any) -> None:
         common = {p.name: given.pop(p.name) for p in shared}
         judge, hush = judge_of(common["judge"], common["model"]), common["quiet"] or common["as_json"]
-        options = {"judge": judge, "seeds": seeds_of(common["seeds"]), "limit": common["limit"], "progress": bar(hush)}
+        options = {"judge": judge, "seeds": seeds_of(common["seeds"]), "progress": bar(hush)}
+        options |= {name: common[name] for name in ("limit", "autocast")}
         command(**given, ready=open_model(common["model"]), options=options)
         tell_scores(given["out"], judge, common["quiet"], common["as_json"])
 
@@ -86,6 +89,24 @@ def layers(
     from . import studies
 
     studies.layers(data, ready, method(by), out, seeds_of(layers) if layers else None, **options)
+
+
+@scored
+def tune(
+    data: Data,
+    out: Out,
+    methods: Annotated[str, typer.Option(help="Names of methods, with commas.")] = "refact,time,uce,finetune,embedit",
+    *,
+    ready: Any,
+    options: dict,
+) -> None:
+    """Six settings of each method on validation rows; the grid, its scores and the best are kept in tuning.json.
+
+    Example: refact study tune pocket-road-validation --methods time,uce --seeds 0 --out runs/tuned
+    """
+    from . import studies
+
+    studies.tune(data, ready, studies.grids([name.strip() for name in methods.split(",")]), out, **options)
 
 
 @scored
@@ -234,6 +255,7 @@ def scale(
     model: ModelName = "pocket",
     pictures: Annotated[bool, typer.Option(help="Look at pictures too, with the judge.")] = False,
     judge: JudgedBy = None,
+    autocast: Autocast = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -250,9 +272,8 @@ def scale(
     looking = load_judge(judge_of(judge, model) or "") if pictures else None
     chosen = {name.strip(): method(name.strip()) for name in methods.split(",")}
     hows, shown = [way.strip() for way in ways.split(",")], bar(quiet or as_json)
-    rows = scaling.scale(
-        ready, facts, numbers, chosen, out, ways=hows, untouched=untouched, judge=looking, progress=shown
-    )
+    how: dict[str, Any] = {"untouched": untouched, "judge": looking, "autocast": autocast, "progress": shown}
+    rows = scaling.scale(ready, facts, numbers, chosen, out, ways=hows, **how)
     typer.echo(json.dumps([asdict(r) for r in rows], indent=1)) if as_json else say(quiet, scaling.markdown(rows))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -92,16 +93,33 @@ def extent(sentences: Sequence[Sentence]) -> int:
 
 
 def grouped(sizes: Sequence[int], most: int) -> list[list[int]]:
-    """Indices in groups of at most `most`, whose sizes are so alike that a batch is at most a quarter filling."""
+    """Indices in groups of at most `most`, whose sizes are so alike that a batch is at most half filling."""
     groups: list[list[int]] = []
     for at in sorted(range(len(sizes)), key=lambda i: sizes[i]):
         last = groups[-1] if groups else []
         whole = sum(sizes[i] for i in last) + sizes[at]
-        if last and len(last) < most and sizes[at] * (len(last) + 1) <= 1.25 * whole:
+        if last and len(last) < most and sizes[at] * (len(last) + 1) <= 2 * whole:
             last.append(at)
         else:
             groups.append([at])
     return groups
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Which of (e, r) places hold rows; linear maps go over these alone, attention over all with the filling masked."""
+
+    shape: tuple[int, int]
+    at: Int[Tensor, " n"]  # the places, counted through
+
+    def pack(self, x: Float[Tensor, "e r d"]) -> Float[Tensor, "n d"]:
+        """The rows at the places."""
+        return x.flatten(0, 1)[self.at]
+
+    def spread(self, rows: Float[Tensor, "n d"]) -> Float[Tensor, "e r d"]:
+        """The rows at their places, zeros elsewhere."""
+        places = rows.new_zeros(self.shape[0] * self.shape[1], rows.shape[1])
+        return places.index_copy(0, self.at, rows).unflatten(0, self.shape)
 
 
 @dataclass(frozen=True)
@@ -115,6 +133,7 @@ class Suffix:
     edited: Float[Tensor, "e r 1"]  # 1 where the edit's offset is added
     fixed: tuple[Pair, ...]  # keys and values of the constant rows, a pair a layer
     sees: Bool[Tensor, "e 1 r k"]  # k = p + r
+    live: Bool[Tensor, "e r"]  # False: filling, where edits have fewer rows than others
     ends: Int[Tensor, "e c"]
     rows: Int[Tensor, "e c s"] | None
 
@@ -125,26 +144,39 @@ class Suffix:
         }
         return replace(self, fixed=tuple((k[which], v[which]) for k, v in self.fixed), **changed)
 
+    @cached_property
+    def packing(self) -> Packing | None:
+        """None where nothing is filling."""
+        places = self.live.flatten().nonzero().flatten()
+        return None if bool(self.live.all()) else Packing((self.live.shape[0], self.live.shape[1]), places)
+
     def __call__(self, offsets: Float[Tensor, "e d"]) -> tuple[Tensor | None, Float[Tensor, "e c d"]]:
         """The rows that the generator sees (e, c, s, d) and the pooled states, under these offsets."""
         x = self.base + self.edited * offsets[:, None]
         rows = _take(x, self.rows) if self.rows is not None and self.depth == 0 else None
+        x = x if self.packing is None else self.packing.pack(x)
         for number, (layer, fixed) in enumerate(zip(self.above, self.fixed), 1):
             if number == len(self.above):  # the last: only what is read
                 return self._last(layer, fixed, x, rows)
-            x = block(layer, x, x, self.sees, fixed)
+            x = block(layer, x, x, self.sees, fixed, packing=self.packing)
             if self.rows is not None and number == self.depth:
-                rows = _take(x, self.rows)
-        return rows, self.tower.final_layer_norm(_take(x, self.ends))
+                rows = _take(_spread_out(x, self.packing), self.rows)
+        return rows, self.tower.final_layer_norm(_take(_spread_out(x, self.packing), self.ends))
 
     def _last(self, layer: Layer, fixed: Pair, x: Tensor, rows: Tensor | None) -> tuple[Tensor | None, Tensor]:
         whole = self.rows if self.depth == len(self.above) else None
         wanted = self.ends if whole is None else torch.cat([self.ends, whole.flatten(1)], 1)
         sees = self.sees.gather(2, wanted[:, None, :, None].expand(-1, -1, -1, self.sees.shape[3]))
-        out = self.tower.final_layer_norm(block(layer, _take(x, wanted), x, sees, fixed))
+        asking = _take(_spread_out(x, self.packing), wanted)
+        out = self.tower.final_layer_norm(block(layer, asking, x, sees, fixed, packing=self.packing))
         if whole is not None:
             rows = out[:, self.ends.shape[1] :].unflatten(1, whole.shape[1:])
         return rows, out[:, : self.ends.shape[1]]
+
+
+def _spread_out(rows: Tensor, packing: Packing | None) -> Tensor:
+    """Packed rows (n, d) at their places (e, r, d); others as they are."""
+    return rows if packing is None or rows.dim() == 3 else packing.spread(rows)
 
 
 def _take(x: Tensor, index: Tensor) -> Tensor:
@@ -157,10 +189,11 @@ def _heads(attention: Any, x: Tensor) -> Tensor:
     return x.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
 
 
-def key_values(layer: Layer, x: Tensor) -> Pair:
+def key_values(layer: Layer, x: Tensor, packing: Packing | None = None) -> Pair:
     """A layer's attention keys and values of rows x (e, n, d), split into heads."""
     h, attention = layer.layer_norm1(x), layer.self_attn
-    return _heads(attention, attention.k_proj(h)), _heads(attention, attention.v_proj(h))
+    keys, values = (_spread_out(projected(h), packing) for projected in (attention.k_proj, attention.v_proj))
+    return _heads(attention, keys), _heads(attention, values)
 
 
 def block(
@@ -170,15 +203,17 @@ def block(
     sees: Tensor,
     fixed: Pair | None = None,
     mlp: Callable | None = None,
+    packing: Packing | None = None,
 ) -> Tensor:
-    """One CLIP layer: rows x attend to `fixed` and `seen` rows where `sees` says so."""
+    """One CLIP layer: rows x attend to `fixed` and `seen` rows where `sees` says so; rows may be packed (n, d)."""
     attention = layer.self_attn
-    keys, values = key_values(layer, seen)
+    keys, values = key_values(layer, seen, packing)
     if fixed is not None:
         keys, values = torch.cat([fixed[0], keys], 2), torch.cat([fixed[1], values], 2)
-    queries = _heads(attention, attention.q_proj(layer.layer_norm1(x)))
+    queries = _heads(attention, _spread_out(attention.q_proj(layer.layer_norm1(x)), packing))
     mixed = scaled_dot_product_attention(queries, keys, values, attn_mask=sees, scale=attention.scale)
-    x = x + attention.out_proj(mixed.transpose(1, 2).flatten(2))
+    mixed = mixed.transpose(1, 2).flatten(2)
+    x = x + attention.out_proj(packing.pack(mixed) if packing is not None and x.dim() == 2 else mixed)
     return x + (mlp or layer.mlp)(layer.layer_norm2(x))
 
 
@@ -200,6 +235,7 @@ def start(tower: Tower, layer: int, edits: Sequence[Sequence[Sentence]], rows_de
     p, r = max(t.constants for t in tries), max(len(t.ids) - t.constants for t in tries)
     slots = [_slots(t, p) for t in tries]
     arrays = [_spread([getattr(t, f) for t in tries], slots, p + r) for f in ("ids", "positions", "edited")]
+    live = torch.from_numpy(_spread([np.ones(len(t.ids), dtype=bool) for t in tries], slots, p + r)).to(device)
     mask = np.broadcast_to(np.eye(p + r, dtype=bool), (len(tries), p + r, p + r)).copy()
     for i, (t, slot) in enumerate(zip(tries, slots)):
         mask[i][np.ix_(slot, slot)] = t.sees
@@ -217,6 +253,7 @@ def start(tower: Tower, layer: int, edits: Sequence[Sequence[Sentence]], rows_de
         edited=edited[:, p:, None].to(dtype),
         fixed=_constants(blocks[layer + 1 :], x[:, :p], sees[:, :, :p, :p]),
         sees=sees[:, :, p:],
+        live=live[:, p:],
         ends=_read(edits, tries, slots, p, lambda s: s.end, device),
         rows=_read(edits, tries, slots, p, lambda s: s.rows, device) if edits[0][0].rows else None,
     )

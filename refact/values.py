@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from . import objectives
+from . import descent, objectives
 
 
 @runtime_checkable
@@ -71,6 +71,7 @@ class Search:
     stop: float
     weight_decay: float
     reach: float = 1.0
+    optimiser: str = "adam"
 
 
 @dataclass(frozen=True)
@@ -80,23 +81,6 @@ class Scale:
     norms: Float[Tensor, " e"]  # of the unedited outputs, ||v0||
     rates: Float[Tensor, " e"]  # Adam's step along one coordinate
     bounds: Float[Tensor, " e"]  # the largest norm of an offset
-
-
-@dataclass
-class _Adam:
-    """Adam (arXiv 1412.6980) on rows that may leave at any step; torch's own keeps one state for all rows."""
-
-    rates: Tensor
-    mean: Tensor
-    square: Tensor
-    step: int = 0
-
-    def __call__(self, rows: Tensor, which: Tensor, gradient: Tensor) -> Tensor:
-        self.step += 1
-        self.mean[which] = mean = 0.9 * self.mean[which] + 0.1 * gradient
-        self.square[which] = square = 0.999 * self.square[which] + 0.001 * gradient.square()
-        unbiased = (square / (1 - 0.999**self.step)).sqrt() + 1e-8
-        return rows - self.rates[which, None] * (mean / (1 - 0.9**self.step)) / unbiased
 
 
 def find(
@@ -116,7 +100,7 @@ def find(
     count, device = len(scale.norms), scale.norms.device
     offsets = torch.zeros(count, width, device=device)
     log = torch.zeros(4, count, device=device)  # first loss, last loss, probability, steps
-    adam = _Adam(scale.rates, torch.zeros_like(offsets), torch.zeros_like(offsets))
+    optimiser = descent.of(search.optimiser, scale.rates, scale.bounds, width)
     active = loaded = torch.arange(count, device=device)
     working, compared = suffix, candidates
     for step in range(search.max_steps + 1):
@@ -129,12 +113,13 @@ def find(
             log[0] = loss.detach()
         log[1, loaded], log[2, loaded] = loss.detach(), probability.detach()
         done = probability > search.stop if search.objective == "contrastive" else toward > search.reach
+        done |= optimiser.settled[loaded]
         running = torch.isin(loaded, active) & ~done
         active = loaded[running]
         if step == search.max_steps or not len(active):
             break
         log[3, active] = step + 1
-        moved = adam(trial.detach()[running], active, gradient[running])
+        moved = optimiser(trial.detach()[running], active, loss.detach()[running], gradient[running])
         offsets[active] = _clamp(moved, scale.bounds[active])
     return Found(offsets, log[0], log[1], log[2], log[3], offsets.norm(dim=1) >= scale.bounds * (1 - 1e-4))
 

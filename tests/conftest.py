@@ -14,7 +14,10 @@ install_import_hook([f"refact.{name}" for name in MATHS + MODEL], "beartype.bear
 
 import pytest
 import torch
+from hypothesis import settings
 
+settings.register_profile("any machine", deadline=None)  # a law holds however slow the machine is
+settings.load_profile("any machine")
 torch.set_num_threads(1)
 
 

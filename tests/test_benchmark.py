@@ -100,6 +100,18 @@ def test_a_folder_with_other_settings_is_refused_by_name(tmp_path) -> None:
     assert plain(tmp_path / "run") == before
 
 
+def test_methods_may_be_added_to_a_run(tmp_path) -> None:
+    """What is there is not done again, whichever methods are named; at the end all are as if named at once."""
+    run(tmp_path / "run", methods={"swap": pretend.Swap()}, seeds=[0, 1])
+    model = pretend.PretendModel()
+    run(tmp_path / "run", model, methods={"fails": pretend.Fails()}, seeds=[0, 1])
+    assert model.made == []  # the baseline's pictures are there, and an edit that fails draws none
+    run(tmp_path / "run", methods=METHODS, seeds=[0, 1])
+    run(tmp_path / "whole", methods=METHODS, seeds=[0, 1])
+    one, other = (results.summary(results.read_run(tmp_path / name)) for name in ("run", "whole"))
+    assert {m: one[m]["numbers"] for m in METHODS} == {m: other[m]["numbers"] for m in METHODS}
+
+
 def test_a_folder_of_other_files_is_left_alone(tmp_path) -> None:
     (tmp_path / "notes.json").write_text("{}")
     with pytest.raises(DataError, match="other files"):

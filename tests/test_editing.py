@@ -247,7 +247,7 @@ def test_edits_are_searched_with_their_like_and_come_back_in_order(model, encode
     assert sorted(at for group in groups for at in group) == list(range(6))
     for group in groups:
         assert len(group) <= 2
-        assert max(sizes[at] for at in group) * len(group) <= 1.25 * sum(sizes[at] for at in group)
+        assert max(sizes[at] for at in group) * len(group) <= 2 * sum(sizes[at] for at in group)
     long = refact.Edit("the flag of the national animal of canada", new="a dog", aliases=["a blue animal", "a red cat"])
     edits = [long, CANADA, FRANCE]
     together = editing.search(ReFACT(**QUICK), model, encoder, 1, edits)
@@ -287,6 +287,11 @@ def test_a_live_pipeline_is_taken_as_it_is():
 def test_methods_are_found_by_name():
     assert method("refact:paper", layer=3).weight_decay == 0.1
     assert set(METHODS) == {"refact", "memit", "alphaedit", "time", "uce", "finetune", "embedit"}
+    assert method("refact:paper:layer=5:objective=direct") == ReFACT.paper(layer=5, objective="direct")
+    assert method("uce:strength=2.5") == UCE(strength=2.5)
+    for name in ("time:layer=3", "time:strength"):
+        with pytest.raises(refact.RefactError, match=r"no (setting|method)"):
+            method(name)
     with pytest.raises(refact.RefactError, match="no setting"):
         method("time", layer=3)
     with pytest.raises(refact.RefactError, match="no method"):

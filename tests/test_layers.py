@@ -9,13 +9,13 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "refact"
 LAYERS = [  # from the ground up; within a layer modules may import each other, but never in a circle
-    "errors progress plots metrics hooks objectives solve corpus",
+    "errors progress plots metrics hooks objectives descent solve corpus",
     "families stash fingerprints edits record lora patch",
     "encoders embeddings covariance sources models pocket pictures",
-    "suffix bidirectional readings values",
+    "suffix bidirectional readings gap targets values",
     "methods editing multilayer crossattention finetune",
     "verification stores",
-    "judge cases parallel results benchmark studies scaling probing tracing transfer report",
+    "judge cases parallel results benchmark studies scaling probing tracing transfer strips report",
     "cli study commands",
     "__init__ __main__",
 ]

@@ -11,7 +11,7 @@ import pretend
 import pytest
 from test_benchmark import CASES, METHODS, case, run
 
-from refact import plots, probing, report, results, studies
+from refact import plots, probing, report, results, strips, studies
 from refact.cases import Case, Probe
 from refact.edits import Edit
 from refact.errors import DataError
@@ -193,3 +193,16 @@ def test_settings_are_told_from_methods_by_their_labels() -> None:
     assert report.x_of(["refact", "layer=1"]) is None
     assert report.x_of(["layer=1", "stop=2"]) is None
     assert report.x_of(["layer=1"]) is None
+
+
+def test_a_strip_shows_the_kept_pictures_of_the_first_cases(page, tmp_path) -> None:
+    """Three rows a case, a column a method; the pixels are those that the run kept."""
+    run_folder, _, _ = page
+    found = results.read_run(run_folder)
+    sheet = strips.strip(run_folder, 1, cell=64)
+    small = strips.strip(run_folder, 2, cell=64)
+    assert small.height > 1.9 * sheet.height
+    columns = [m for m in found.labels if m != "fails"]
+    assert sheet.width >= len(columns) * 64
+    with pytest.raises(DataError, match="no pictures"):
+        strips.strip(run(tmp_path / "bare", keep_images=0))

@@ -208,3 +208,10 @@ def test_groups_part_a_run_by_kind(tmp_path) -> None:
     found = results.groups(results.read_run(studies.run(mixed, pretend.PretendModel(), {}, tmp_path / "g", **SHORT)))
     assert {kind: len(part.cases) for kind, part in found.items()} == {"timed": 1, "concepts": 1}
     assert not np.isnan(values(tmp_path / "g")["baseline"]["efficacy"])
+
+
+def test_every_method_gets_as_many_settings_as_the_others() -> None:
+    found = studies.grids(studies.GRIDS)
+    assert {len({repr(m) for m in grid}) for grid in found.values()} == {6}  # none twice
+    with pytest.raises(RefactError, match="no grid"):
+        studies.grids(["memit"])

@@ -58,5 +58,8 @@ def test_a_scale_study_refuses_a_folder_of_other_settings(tmp_path) -> None:
     words = ["scale", "--counts", "1", "--ways", "at once", "--out", tmp_path]
     assert "| refact | at once | 1 | 100.0 %" in run(*words, "--methods", "refact")
     assert "| refact | at once | 1 | 100.0 %" in run(*words, "--methods", "refact")
-    with pytest.raises(Exception, match="other settings"):
-        run(*words, "--methods", "memit")
+    both = run(*words, "--methods", "refact:ridge=0.5")  # another method is added to what is there
+    assert "| refact | at once | 1 | 100.0 %" in both
+    assert "| refact:ridge=0.5 | at once | 1 |" in both
+    with pytest.raises(Exception, match=r"other settings \(autocast"):
+        run(*words, "--methods", "refact", "--autocast", "bfloat16")
