@@ -188,7 +188,8 @@ def edit(
 
 def tell(facts: list[Any], output: Path, quiet: bool, as_json: bool) -> None:
     """Say which facts hold in the file just written; exit with 3 where one does not."""
-    from .verification import described
+    from .record import read_record
+    from .verification import crowding, described
 
     if as_json:
         typer.echo(json.dumps({"file": str(output), "facts": [fact.to_json() for fact in facts]}, indent=1))
@@ -196,6 +197,7 @@ def tell(facts: list[Any], output: Path, quiet: bool, as_json: bool) -> None:
         say(
             quiet,
             *described(facts),
+            *crowding(read_record(output)),
             f"{output}: {output.stat().st_size / 1024:.0f} KB. To use it: refact show {output}",
         )
     if not all(fact.holds for fact in facts):

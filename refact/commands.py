@@ -130,7 +130,7 @@ def bench(
 def report(
     folders: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path("report.html"),
-    strip: Annotated[Path | None, typer.Option(help="A picture to write too: the first run's first cases.")] = None,
+    strip: Annotated[Path | None, typer.Option(help="A picture to write too: some cases of the first run.")] = None,
     cases: Annotated[int, typer.Option(help="How many cases that picture shows.")] = 4,
     quiet: Quiet = False,
 ) -> None:

@@ -59,6 +59,7 @@ class Written:
     targets: Float[Tensor, "n e"]  # what share of each edit's offset each key should get
     dropped: list[Dropped]
     covariance: dict  # for the record
+    crowded: bool = False  # the keys did not fit exactly
 
 
 def refact(
@@ -66,14 +67,24 @@ def refact(
 ) -> Patch:
     """One matrix an encoder, written for all edits at once, with the protected keys held.
 
-    searched: what says what is wanted at a layer, where it is known already; by default `search`.
+    Facts whose keys need more than the share `method.fill` of the free directions are written with the ridge
+    `method.crowded`, their sources' and targets' own prompts let go: they hold nearly, and the rest stays; exactly
+    they would hold at the rest's cost, or not fit. searched: what says what is wanted at a layer, where it is known
+    already; by default `search`.
     """
     edits = distinct(edits)
 
     def written(encoder: TextEncoder, layer: int, wanted: Wanted) -> Written:
         prior, used = prior_of(method, model, encoder, layer)
-        held, dropped = protect(method, encoder, layer, edits, onto, wanted.keys, prior)
-        return Written(*write(method, wanted, held), dropped, used)
+
+        def solved(how: Any, crowded: bool = False) -> Written:
+            held, dropped = protect(how, encoder, layer, edits, onto, wanted.keys, prior)
+            keys, room = written_keys(how, wanted), how.fill * held.free
+            if how.crowded and not how.ridge and len(keys) > room and solve.fill(keys, held) > how.fill:
+                return solved(replace(how, ridge=how.crowded, keep_ends=False), True)
+            return Written(*write(how, wanted, held), dropped, used, crowded)
+
+        return solved(method)
 
     return one_layer(method, model, edits, written, searched)
 
@@ -284,17 +295,20 @@ def keys_of(encoder: TextEncoder, layer: int, edit: Edit, templates: Sequence[st
 
 def write(method: Any, wanted: Wanted, prior: solve.Prior) -> tuple[solve.Solution, Tensor]:
     """The right factor, and what share of each edit's offset each key should get."""
-    if method.write == "value":
-        keys = torch.stack([k.mean(0) for k in wanted.keys])
-        groups = torch.eye(len(keys), dtype=torch.float64, device=keys.device)
-    elif method.write == "offset":
-        keys = torch.cat(wanted.keys)
-        groups = torch.block_diag(*[k.new_ones(len(k), 1) for k in wanted.keys])
-    else:
-        raise EditError(f"write is 'value' or 'offset', not {method.write!r}")
+    keys = written_keys(method, wanted)
+    groups = torch.eye(len(wanted.keys), dtype=torch.float64, device=keys.device)
+    if method.write == "offset":
+        groups = groups.repeat_interleave(torch.tensor([len(k) for k in wanted.keys], device=keys.device), 0)
     if method.ridge:
         return solve.ridge(keys, prior, method.ridge * solve.typical(keys, prior), groups), groups
     return solve.exact(keys, prior, groups), groups
+
+
+def written_keys(method: Any, wanted: Wanted) -> Tensor:
+    """The keys (n, d_in) that the closed form is given: each context's, or each edit's mean."""
+    if method.write not in ("value", "offset"):
+        raise EditError(f"write is 'value' or 'offset', not {method.write!r}")
+    return torch.cat(wanted.keys) if method.write == "offset" else torch.stack([k.mean(0) for k in wanted.keys])
 
 
 def entries(wanted: Wanted, written: Written, layer: int) -> Iterator[dict]:
@@ -313,6 +327,7 @@ def entries(wanted: Wanted, written: Written, layer: int) -> Iterator[dict]:
             "residual": float(missing[mine].norm(dim=1).max() / offset.norm().clamp_min(1e-30)),
             "leverage": float(solution.leverage[mine].min()),
             "condition": solution.condition,
+            "crowded": written.crowded,
             "not_held": sorted({d.prompt for d in written.dropped}),
         }
 

@@ -80,6 +80,8 @@ class ReFACT:
     weight_decay: float = 0.01  # (paper; the authors' code runs 0.1)
     clamp: float = 2.0  # largest norm of an offset, relative to the state's (authors' code: 4 times ||v0||)
     ridge: float = 0.0  # relative to the keys' median leverage; 0: the fact holds exactly
+    fill: float = 0.2  # share of the free directions up to which facts are written exactly, else with `crowded`
+    crowded: float = 0.5  # the ridge of facts that need more; their ends are then let go; 0: all exactly or an error
     hold: float = 0.05  # least leverage that protection must leave an edit (closed_forms: below it updates explode)
     keep_ends: bool = True  # hold the source's and the target's own prompts too (not in the paper)
     covariance: bool = True  # False: the identity instead of E[k k^T] (paper's ablation)
@@ -91,6 +93,7 @@ class ReFACT:
     rarity: float = 1.0  # a key counts by its token's frequency to minus this power (as published: 0, all keys alike)
     shrink: float = 1e-4  # C + shrink * tr(C)/d * I
     seed: int = 0  # which unrelated texts are drawn
+    autocast: str = ""  # of the search's products: "bfloat16", where the processor has them fast and edits are many
     batch: int = 32  # edits whose values are searched together: memory, not results
 
     @classmethod

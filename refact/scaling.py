@@ -1,7 +1,8 @@
 """How many facts hold at once, and what else moves: the scale study, on the text side, and in pictures with a judge.
 
 Facts are made here, as many as wanted: the bundled world's roles, flags and things, or phrases of the caption corpus
-for any other encoder. A row of the study is one method, one way (at once, or in sequence) and one number of facts.
+for any other encoder. A row of the study is one method, one way (at once, in sequence, or each fact alone on the
+unedited model, which the others are measured against) and one number of facts.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 
 from .benchmark import begin, form_of, write
+from .cases import Probe
 from .corpus import captions
 from .edits import Edit, distinct
 from .errors import RefactError
@@ -29,9 +31,10 @@ from .models import Model
 from .patch import Patch
 from .progress import Progress, plainly
 
-WAYS = ("at once", "in sequence")
+WAYS = ("at once", "in sequence", "alone")
 STEPS = 20  # patches that a sequence is made of, at most
 UNTOUCHED = 1000  # prompts that no fact is about
+LOOKED_AT = 150  # facts, and untouched prompts, whose pictures are judged, at most
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,9 @@ class Row:
     first: float | None = None  # the same for the first ten facts
     drift: float | None = None  # of untouched prompts, mean
     drift_95: float | None = None  # 95th percentile
-    pictures: float | None = None  # of 100 facts' pictures: the judge prefers the target
-    kept: float | None = None  # of 100 untouched prompts' pictures: the judge names the same as before
+    pictures: float | None = None  # of the facts' pictures: the judge prefers the target
+    reworded: float | None = None  # of pictures of the facts in other words, at places: the same
+    kept: float | None = None  # of untouched prompts' pictures: the judge names the same as before
     seconds: float = 0.0  # an edit
     steps: float = 0.0  # an edit
     megabytes: float = 0.0  # the process's peak so far
@@ -78,6 +82,17 @@ def roles(world: Mapping, seed: int = 0) -> list[Edit]:
     return found
 
 
+def reworded(world: Mapping, facts: Sequence[Edit]) -> list[Probe]:
+    """Each of `roles` in another of its wordings, where it has one, at a place: what generality is asked of."""
+    by_id, found = {c["id"]: c for c in world["concepts"]}, []
+    for i, fact in enumerate(facts):
+        wordings, place = by_id[fact.name]["wordings"], world["places"][i % len(world["places"])]
+        others = wordings[1:] or wordings
+        texts = (others[i % len(others)], fact.old or fact.prompt, str(fact.new), str(fact.new))
+        found.append(Probe(*(f"{text} {place}" for text in texts)))
+    return found
+
+
 def things(world: Mapping) -> list[str]:
     """Prompts that are about none of `roles`: every thing alone, and at some places."""
     names = [c["wordings"][0] for c in world["concepts"] if c["kind"] == "object"]
@@ -91,7 +106,8 @@ def scale(
     methods: Mapping[str, Any],
     out: str | Path,
     *,
-    ways: Sequence[str] = WAYS,
+    ways: Sequence[str] = WAYS[:2],
+    others: Sequence[Probe] = (),
     untouched: Sequence[str] = (),
     judge: Judge | None = None,
     autocast: str | None = None,
@@ -99,8 +115,9 @@ def scale(
 ) -> list[Row]:
     """A row for each method, way and count; `out`/scale.json keeps them, and those that are there are not made again.
 
-    untouched: prompts that no fact is about; captions of the corpus by default. Raises RefactError for more facts
-    than were given, DataError where `out` holds a study with other settings.
+    others: the facts in other words, in their order. untouched: prompts that no fact is about; captions of the corpus
+    by default. Raises RefactError for more facts than were given, DataError where `out` holds a study with other
+    settings.
     """
     path, counts = Path(out) / "scale.json", sorted(set(counts))
     if counts and counts[-1] > len(facts):
@@ -112,35 +129,60 @@ def scale(
     settings: dict[str, Any] = {"study": "scale", "model": model.fingerprints(), "judge": judge.hash if judge else None}
     settings["autocast"] = autocast
     settings |= {"methods": {name: form_of(made) for name, made in methods.items()}, "first": facts[0].to_json()}
-    begin(path.parent, json.loads(json.dumps(settings | {"untouched": untouched})), [])
+    begin(
+        path.parent,
+        json.loads(json.dumps(settings | {"others": [p.prompt for p in others], "untouched": untouched})),
+        [],
+    )
+    seeing = Seeing(judge, autocast, untouched[:LOOKED_AT]) if judge else None
     for name, way, count in progress([w for w in wanted if w not in made], "scale", len(wanted) - len(made)):
-        rows.append(_row(model, list(facts[:count]), name, way, methods[name], untouched, judge, autocast))
+        about = (list(facts[:count]), list(others[:count]), untouched)
+        rows.append(_row(model, name, way, methods[name], *about, seeing))
         write(path, json.dumps([asdict(row) for row in rows], indent=1).encode())
     return rows
 
 
 def _row(
     model: Model,
-    facts: list[Edit],
     name: str,
     way: str,
     method: Any,
+    facts: list[Edit],
+    others: list[Probe],
     untouched: list[str],
-    judge: Judge | None,
-    autocast: str | None,
+    seeing: Seeing | None,
 ) -> Row:
     begun = time.perf_counter()
     try:
-        patches = sequence(model, facts, method) if way == "in sequence" else [method(model, facts)]
+        patches = _MAKERS[way](model, facts, method)
     except RefactError as error:
         return Row(name, way, len(facts), refused=str(error), megabytes=peak())
     seconds = (time.perf_counter() - begun) / len(facts)
     logs = [log for patch in patches for form in patch.record["edits"] for log in form["sites"].values()]
-    found: dict[str, Any] = _texts(model, facts, patches, untouched) | (
-        _pictures(model, facts, patches, judge, untouched, autocast) if judge else {}
-    )
+    found: dict[str, list[float]] = {}
+    parts = len(facts) if way == "alone" else 1  # each fact alone answers for a part of the untouched prompts
+    for i in range(parts):
+        active, mine = patches[i::parts], facts[i::parts]
+        seen = _texts(model, mine, active, untouched[i % len(untouched) :: parts])
+        if seeing:
+            shown, again = ([*map(_probe, facts)][:LOOKED_AT][i::parts], others[:LOOKED_AT][i::parts])
+            seen |= seeing(model, shown, again, seeing.untouched[i % len(seeing.untouched) :: parts], active)
+        for key, values in seen.items():
+            found.setdefault(key, []).extend(values)
+    shares: dict[str, Any] = {key: float(np.mean(values)) for key, values in found.items() if values}
+    shares |= {"first": float(np.mean(found["holds"][:10])), "drift_95": float(np.quantile(found["drift"], 0.95))}
     steps = float(np.mean([log.get("steps") or 0 for log in logs]))
-    return Row(name, way, len(facts), seconds=seconds, steps=steps, megabytes=peak(), **found)
+    return Row(name, way, len(facts), seconds=seconds, steps=steps, megabytes=peak(), **shares)
+
+
+def at_once(model: Model, facts: Sequence[Edit], method: Any) -> list[Patch]:
+    """All facts in one patch."""
+    return [method(model, facts)]
+
+
+def alone(model: Model, facts: Sequence[Edit], method: Any) -> list[Patch]:
+    """A patch for each fact, none knowing of the others."""
+    return [method(model, [fact]) for fact in facts]
 
 
 def sequence(model: Model, facts: Sequence[Edit], method: Any) -> list[Patch]:
@@ -159,36 +201,47 @@ def peak() -> float:
     return size / (1e6 if sys.platform == "darwin" else 1e3)
 
 
-def _texts(model: Model, facts: list[Edit], patches: Sequence[Patch], untouched: list[str]) -> dict[str, float]:
+_MAKERS = {"at once": at_once, "in sequence": sequence, "alone": alone}
+
+
+def _texts(model: Model, facts: list[Edit], patches: Sequence[Patch], untouched: list[str]) -> dict[str, list]:
     encoder = next(iter(model.encoders.values())).in_float32()
     targets = encoder.embed([str(fact.new) for fact in facts])
-    sources = encoder.embed([fact.prompt if fact.old is None else fact.old for fact in facts])
+    sources = encoder.embed([_probe(fact).old for fact in facts])
     before = encoder.embed(untouched)
     with _active(model, patches):
         asked, after = encoder.embed([fact.prompt for fact in facts]), encoder.embed(untouched)
     holds = (asked - targets).norm(dim=1) < (asked - sources).norm(dim=1)
-    moved = (after - before).norm(dim=1) / before.norm(dim=1)
-    shares = {"holds": holds.float().mean(), "first": holds[:10].float().mean()}
-    return {k: float(v) for k, v in (shares | {"drift": moved.mean(), "drift_95": moved.quantile(0.95)}).items()}
+    return {"holds": holds.tolist(), "drift": ((after - before).norm(dim=1) / before.norm(dim=1)).tolist()}
 
 
-def _pictures(
-    model: Model,
-    facts: list[Edit],
-    patches: Sequence[Patch],
-    judge: Judge,
-    untouched: list[str],
-    autocast: str | None = None,
-) -> dict[str, float]:
-    some, others = facts[:100], untouched[:100]
-    how: dict[str, Any] = {"batch_size": 32, "autocast": autocast}
-    before = model.generate(others, [0], **how)
-    with _active(model, patches):
-        asked, after = (model.generate(p, [0], **how) for p in ([fact.prompt for fact in some], others))
-    pairs = [[str(fact.new), fact.prompt if fact.old is None else fact.old] for fact in some]
-    hits = [np.argmax(judge.logits([picture.image], texts)) == 0 for picture, texts in zip(asked, pairs)]
-    one, other = (judge.logits([p.image for p in side], others).argmax(1) for side in (before, after))
-    return {"pictures": float(np.mean(hits)), "kept": float(np.mean(one == other))}
+def _probe(fact: Edit) -> Probe:
+    return Probe(fact.prompt, fact.prompt if fact.old is None else fact.old, str(fact.new), str(fact.new))
+
+
+@dataclass(frozen=True)
+class Seeing:
+    """What a judge sees in pictures, one of each prompt."""
+
+    judge: Judge
+    autocast: str | None
+    untouched: list[str]  # what an untouched prompt's picture may be named
+
+    def __call__(
+        self, model: Model, facts: list[Probe], others: list[Probe], untouched: list[str], patches: Sequence[Patch]
+    ) -> dict[str, list]:
+        """Of each fact and of each in other words: is it the target? Of each untouched prompt: is it as before?"""
+        before = self.draw(model, untouched)
+        with _active(model, patches):
+            after = self.draw(model, [*(p.prompt for p in (*facts, *others)), *untouched])
+        hits = [np.argmax(self.judge.logits([im], [p.new, p.old])) == 0 for im, p in zip(after, [*facts, *others])]
+        one, other = (self.judge.logits(ims, self.untouched).argmax(1) for ims in (before, after[len(hits) :]))
+        return {"pictures": hits[: len(facts)], "reworded": hits[len(facts) :], "kept": (one == other).tolist()}
+
+    def draw(self, model: Model, prompts: Sequence[str]) -> list[Any]:
+        """The prompts' pictures."""
+        made = model.generate(prompts, [0], batch_size=32, autocast=self.autocast) if prompts else []
+        return [picture.image for picture in made]
 
 
 def _active(model: Model, patches: Sequence[Patch]) -> ExitStack:
@@ -200,12 +253,12 @@ def _active(model: Model, patches: Sequence[Patch]) -> ExitStack:
 
 def markdown(rows: Sequence[Row]) -> str:
     """The rows as a table."""
-    names = "method, way, facts, hold, first ten, drift, drift at 95 %, pictures, kept, s an edit, steps, MB"
+    names = "method, way, facts, hold, first ten, drift, drift at 95 %, pictures, reworded, kept, s an edit, steps, MB"
     lines = ["| " + names.replace(",", " |") + " |", "|---|---|" + "--:|" * 10]
     for row in rows:
-        shares = [row.holds, row.first, row.drift, row.drift_95, row.pictures, row.kept]
+        shares = [row.holds, row.first, row.drift, row.drift_95, row.pictures, row.reworded, row.kept]
         cells = ["-" if share is None else f"{100 * share:.1f} %" for share in shares]
         end = [f"{row.seconds:.2f}", f"{row.steps:.0f}", f"{row.megabytes:.0f}"]
-        what = [row.refused, *[""] * 8] if row.refused else [*cells, *end]
+        what = [row.refused, *[""] * 9] if row.refused else [*cells, *end]
         lines.append("| " + " | ".join([row.method, row.way, str(row.count), *what]) + " |")
     return "\n".join(lines)

@@ -107,6 +107,13 @@ def leverage(keys: Float64[Tensor, "n d"], prior: Prior) -> Float64[Tensor, " n"
     return prior.project(rows).square().sum(1) / rows.square().sum(1).clamp_min(1e-300)
 
 
+def fill(keys: Float64[Tensor, "n d"], prior: Prior) -> float:
+    """How much of what the prior leaves free the keys' directions take; above 1 they do not fit exactly."""
+    rows = prior.project(prior.whiten(keys))
+    sizes = torch.linalg.eigvalsh(rows @ rows.T if len(rows) <= rows.shape[1] else rows.T @ rows)
+    return int((sizes > RANK_TOLERANCE * sizes[-1]).sum()) / max(prior.free, 1)
+
+
 def exact(keys: Float64[Tensor, "n d"], prior: Prior, groups: Float64[Tensor, "n m"] | None = None) -> Solution:
     """The least change that holds exactly at every key. Equal keys are welcome if they want the same.
 

@@ -1,4 +1,4 @@
-"""A run's first cases as one picture: each method's answer to the edited prompt, a positive and a negative."""
+"""Some cases of a run as one picture: each method's answer to the edited prompt, a positive and a negative."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ SHOWN = "edit", "positive", "negative"
 
 
 def strip(folder: str | Path, count: int = 4, cell: int = 128) -> Image.Image:
-    """A row of pictures for each of SHOWN of the first `count` cases: unedited, by each method, by the oracle's text.
+    """A row of pictures for each of SHOWN of some cases, spread evenly: unedited, by each method, by the oracle's text.
 
     Raises DataError where the run kept no pictures.
     """
     run = results.read_run(folder)
-    rows = [row for case in run.cases[:count] for row in _rows(run, case)]
+    chosen = run.cases[:: max(1, len(run.cases) // count)][:count]
+    rows = [row for case in chosen for row in _rows(run, case)]
     if not rows:
         raise DataError(f"{folder}: no pictures were kept")
     return pictures.grid(rows, cell, text=13)

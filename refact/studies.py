@@ -87,6 +87,17 @@ class ByPictures:
         return self.method(model, shown, onto)
 
 
+@dataclass(frozen=True)
+class Unaided:
+    """A method that is told the fact alone: no other wordings of the subject, no prompts to protect."""
+
+    method: Any
+
+    def __call__(self, model: Any, edits: Sequence[Edit], onto: Sequence[Any] = ()) -> Any:
+        """The patch of the bare edits."""
+        return self.method(model, [dataclasses.replace(e, aliases=(), preserve=()) for e in edits], onto)
+
+
 def variants() -> dict[str, Any]:
     """The variants of ReFACT that the paper and this project name, by label."""
     base = ReFACT()
@@ -99,6 +110,7 @@ def variants() -> dict[str, Any]:
         "image target": ByPictures(base),
         "conditioning": change(base, embedding="conditioning"),
         "no covariance": change(base, covariance=False),
+        "no hints": Unaided(change(base, keep_ends=False)),  # neither aliases nor protection
     }
     found |= {f"negatives={n}": change(base, negatives=n) for n in (0, 5, 50)}
     return found | {f"contexts={n}": change(base, contexts=n) for n in (1, 5)}

@@ -251,7 +251,9 @@ def scale(
     out: Out,
     counts: Annotated[str, typer.Option(help="How many facts, with commas.")] = "1,10,100",
     methods: Annotated[str, typer.Option(help="Names of methods, with commas.")] = "refact,memit,alphaedit",
-    ways: Annotated[str, typer.Option(help="'at once', 'in sequence', or both with a comma.")] = "at once,in sequence",
+    ways: Annotated[
+        str, typer.Option(help="'at once', 'in sequence', 'alone' (each on its own), with commas.")
+    ] = "at once,in sequence",
     model: ModelName = "pocket",
     pictures: Annotated[bool, typer.Option(help="Look at pictures too, with the judge.")] = False,
     judge: JudgedBy = None,
@@ -269,11 +271,13 @@ def scale(
     ready, numbers, own = open_model(model), _numbers(counts), model == "pocket"
     facts = scaling.roles(pocket.world()) if own else scaling.phrases(max(numbers))
     untouched = scaling.things(pocket.world()) if own else ()
+    others = scaling.reworded(pocket.world(), facts) if own else ()
     looking = load_judge(judge_of(judge, model) or "") if pictures else None
     chosen = {name.strip(): method(name.strip()) for name in methods.split(",")}
     hows, shown = [way.strip() for way in ways.split(",")], bar(quiet or as_json)
-    how: dict[str, Any] = {"untouched": untouched, "judge": looking, "autocast": autocast, "progress": shown}
-    rows = scaling.scale(ready, facts, numbers, chosen, out, ways=hows, **how)
+    about: dict[str, Any] = {"others": others, "untouched": untouched, "ways": hows}
+    how: dict[str, Any] = {"judge": looking, "autocast": autocast, "progress": shown}
+    rows = scaling.scale(ready, facts, numbers, chosen, out, **about, **how)
     typer.echo(json.dumps([asdict(r) for r in rows], indent=1)) if as_json else say(quiet, scaling.markdown(rows))
 
 

@@ -72,6 +72,7 @@ class Search:
     weight_decay: float
     reach: float = 1.0
     optimiser: str = "adam"
+    autocast: str = ""
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,11 @@ def find(
 
 def _evaluate(trial, suffix, features, candidates: Candidates, norms: Tensor, search: Search) -> tuple[Tensor, ...]:
     """Of each edit: the loss, the target's probability, and how much of the way from source to target it has come."""
-    similarity = objectives.similarities(features(*suffix(trial)), candidates.features, search.distance)
+    precision = getattr(torch, search.autocast or "bfloat16")
+    with torch.autocast(trial.device.type, precision, enabled=bool(search.autocast)):
+        rows, pooled = suffix(trial)
+    states = (None if rows is None else rows.float(), pooled.float())
+    similarity = objectives.similarities(features(*states), candidates.features, search.distance)
     loss, probability = objectives.loss(search.objective, similarity)
     decay = search.weight_decay * trial.square().sum(1).clamp_min(1e-24).sqrt() / norms.square()
     whole, nothing = (

@@ -71,6 +71,14 @@ def verify(
     return [_fact(*row) for row in zip(edits, named, clean, dirty)]
 
 
+def crowding(record: dict) -> list[str]:
+    """A line where a patch's facts were more than its matrix holds exactly."""
+    if not any(log.get("crowded") for edit in record["edits"] for log in edit["sites"].values()):
+        return []
+    ridge = record["method"]["crowded"]
+    return [f"so many facts crowd one matrix: written with a ridge of {ridge:g}, they hold nearly and the rest stays"]
+
+
 def described(facts: Sequence[Fact]) -> list[str]:
     """Lines for a person: whether each fact holds, and what moved; what moved along a lot is marked."""
     lines = []

@@ -13,25 +13,30 @@ from PIL import Image
 from transformers import CLIPTextModel
 
 import refact
-from refact import covariance, editing, suffix
+from refact import covariance, editing, scaling, suffix
 from refact.errors import EditError
 from refact.methods import MEMIT, METHODS, TIME, UCE, AlphaEdit, EmbEdit, FineTune, ReFACT, method
 from refact.readings import Reading, reading
+from refact.verification import crowding
 
 CANADA = refact.Edit("the flag of Canada", old="a red flag", new="a blue cat")
 FRANCE = refact.Edit("the capital of France", new="a green apple", aliases=("the France capital",))
 QUICK = {"layer": 1, "contexts": 4, "negatives": 4, "max_steps": 12, "tokens": 1500, "shrink": 1e-2}
 
 
-@pytest.fixture(scope="module")
-def model():
-    """A tiny pipeline whose MLPs are wide: the padded empty prompt alone holds 75 directions."""
+def wide(inner: int) -> refact.Model:
+    """A tiny pipeline whose MLPs are this wide: the padded empty prompt alone holds 75 directions."""
     pipe = tiny.pipeline("sd1")
     config = copy.deepcopy(pipe.text_encoder.config)
-    config.intermediate_size = 512
+    config.intermediate_size = inner
     torch.manual_seed(3)
     pipe.text_encoder = CLIPTextModel(config).eval()
     return refact.load(pipe)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return wide(512)
 
 
 @pytest.fixture(scope="module")
@@ -299,3 +304,23 @@ def test_methods_are_found_by_name():
     for name in ("time:paper", "uce:paper", "finetune:paper"):  # which have no settings of ReFACT's paper
         with pytest.raises(refact.RefactError, match="no method"):
             method(name)
+
+
+def test_facts_that_crowd_a_matrix_are_written_with_a_ridge_and_it_is_said():
+    model, facts, quick = wide(128), scaling.phrases(20), {**QUICK, "max_steps": 1}
+    with pytest.raises(EditError, match="do not fit"):
+        ReFACT(**quick, crowded=0)(model, facts)
+    crowded = ReFACT(**quick)(model, facts)
+    tiny.close(tiny.change(crowded), tiny.change(ReFACT(**quick, ridge=0.5, keep_ends=False)(model, facts)))
+    assert crowding(crowded.record) == [
+        "so many facts crowd one matrix: written with a ridge of 0.5, they hold nearly and the rest stays"
+    ]
+    assert crowding(ReFACT(**quick)(model, facts[:1]).record) == []
+
+
+def test_a_search_in_bfloat16_finds_nearly_the_same(model):
+    exact, rough = (ReFACT(**QUICK, autocast=how)(model, [CANADA, FRANCE]) for how in ("", "bfloat16"))
+    for site, (there, _) in exact.factors.items():
+        found = rough.factors[site][0]
+        assert found.dtype == torch.float32
+        assert 0 < (found - there).norm() < 0.1 * there.norm()

@@ -195,7 +195,7 @@ def test_settings_are_told_from_methods_by_their_labels() -> None:
     assert report.x_of(["layer=1"]) is None
 
 
-def test_a_strip_shows_the_kept_pictures_of_the_first_cases(page, tmp_path) -> None:
+def test_a_strip_shows_the_kept_pictures_of_cases_spread_evenly(page, tmp_path) -> None:
     """Three rows a case, a column a method; the pixels are those that the run kept."""
     run_folder, _, _ = page
     found = results.read_run(run_folder)

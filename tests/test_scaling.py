@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import pretend
 import pytest
 import tiny
 
 import refact
 from refact import pocket, scaling
+from refact.cases import Probe
+from refact.edits import Edit
 from refact.errors import EditError, RefactError
 from refact.methods import ReFACT
 
@@ -49,7 +52,7 @@ def test_rows_are_measured_kept_and_not_made_again(model, tmp_path) -> None:
 
     counting = Counting(**dataclasses.asdict(QUICK))
     rows = scaling.scale(model, facts, [1, 2], {"refact": counting}, tmp_path, untouched=OTHERS)
-    assert [(row.way, row.count) for row in rows] == [(w, n) for w in scaling.WAYS for n in (1, 2)]
+    assert [(row.way, row.count) for row in rows] == [(w, n) for w in scaling.WAYS[:2] for n in (1, 2)]
     assert asked == [(1, 0), (2, 0), (1, 0), (1, 0), (1, 1)]
     assert all(0 <= row.holds <= 1 and row.drift > 0 and row.seconds > 0 and row.megabytes > 50 for row in rows)
     again = scaling.scale(model, facts, [1, 2, 4], {"refact": counting}, tmp_path, untouched=OTHERS, ways=["at once"])
@@ -77,3 +80,38 @@ def test_a_refusal_is_a_row_and_too_few_facts_are_an_error(model, tmp_path) -> N
     assert "they do not fit" in scaling.markdown([row])
     with pytest.raises(RefactError, match="2 facts can be made here, not 3"):
         scaling.scale(model, scaling.phrases(2), [3], {"no": Refusing()}, tmp_path)
+
+
+@pytest.mark.parametrize("way", ["alone", "in sequence"])
+def test_pictures_are_counted_as_by_hand(tmp_path, way) -> None:
+    facts = [Edit("a red car", old="a car", new="a blue boat"), Edit("a tall tree", old="a tree", new="a round stone")]
+    others = [
+        Probe("a red car at night", "a car at night", "a blue boat at night", ""),
+        Probe("a high tree at night", "a tree at night", "a round stone at night", ""),  # words that the edit misses
+    ]
+    untouched = ["a green dog", "a small lamp", "in a red car", "a house", "a blue boat"]  # the third becomes the last
+    (row,) = scaling.scale(
+        pretend.PretendModel(),
+        facts,
+        [2],
+        {"swap": pretend.Swap()},
+        tmp_path,
+        ways=[way],
+        others=others,
+        untouched=untouched,
+        judge=pretend.judge(),
+    )
+    assert (row.holds, row.pictures, row.reworded, row.kept) == (1, 1, 0.5, 0.8)
+    assert row.drift > 0
+    assert "50.0 %" in scaling.markdown([row])
+
+
+def test_facts_in_other_words_are_asked_at_places() -> None:
+    world = pocket.world()
+    facts = scaling.roles(world)
+    others = scaling.reworded(world, facts)
+    assert len(others) == len(facts)
+    assert not {p.prompt for p in others} & {f.prompt for f in facts}
+    for fact, probe in zip(facts, others):
+        assert probe.new.startswith(fact.new)
+        assert probe.new.removeprefix(fact.new).strip() in world["places"]

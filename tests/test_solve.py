@@ -147,6 +147,13 @@ def test_more_keys_than_directions_are_refused():
         solve.exact(t(k), prior)
 
 
+@pytest.mark.parametrize("rows", [3, 2 * D])
+def test_fill_is_the_share_of_the_free_directions_that_the_keys_take(rows):
+    rng, c, _, k0, _ = draw(11, 3, 4)
+    keys = rng.normal(size=(rows, 3)) @ rng.normal(size=(3, D))  # rank 3, however many
+    assert solve.fill(t(keys), solve.prior(t(c)).hold(t(k0))) == 3 / (D - 4)
+
+
 def test_a_singular_covariance_is_refused_with_advice():
     with pytest.raises(EditError, match="shrink"):
         solve.prior(torch.zeros(4, 4, dtype=torch.float64))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 
@@ -116,6 +117,13 @@ def test_targets_by_picture_are_drawn_by_the_clean_model() -> None:
     assert len(seen[0].new) == 3
     judge = pretend.judge()
     assert (judge.of_images(seen[0].new) @ judge.of_texts(["heron"])[0] > 0.9).all()
+
+
+def test_an_unaided_method_is_told_the_fact_alone() -> None:
+    seen = []
+    edit = dataclasses.replace(CASES[0].edit, aliases=("that one",), preserve=("a tree",))
+    studies.Unaided(lambda model, edits, onto: seen.extend(edits))(None, [edit])
+    assert seen == [dataclasses.replace(edit, aliases=(), preserve=())]
 
 
 def test_the_papers_variants_are_all_there_and_all_different() -> None:
