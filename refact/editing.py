@@ -67,7 +67,7 @@ def refact(
 ) -> Patch:
     """One matrix an encoder, written for all edits at once, with the protected keys held.
 
-    Facts whose keys need more than the share `method.fill` of the free directions are written with the ridge
+    Several facts whose keys need more than the share `method.fill` of the free directions are written with the ridge
     `method.crowded`, their sources' and targets' own prompts let go: they hold nearly, and the rest stays; exactly
     they would hold at the rest's cost, or not fit. searched: what says what is wanted at a layer, where it is known
     already; by default `search`.
@@ -80,7 +80,8 @@ def refact(
         def solved(how: Any, crowded: bool = False) -> Written:
             held, dropped = protect(how, encoder, layer, edits, onto, wanted.keys, prior)
             keys, room = written_keys(how, wanted), how.fill * held.free
-            if how.crowded and not how.ridge and len(keys) > room and solve.fill(keys, held) > how.fill:
+            may = how.crowded and not how.ridge and len(edits) > 1 and len(keys) > room
+            if may and solve.fill(keys, held) > how.fill:
                 return solved(replace(how, ridge=how.crowded, keep_ends=False), True)
             return Written(*write(how, wanted, held), dropped, used, crowded)
 

@@ -80,8 +80,8 @@ class ReFACT:
     weight_decay: float = 0.01  # (paper; the authors' code runs 0.1)
     clamp: float = 2.0  # largest norm of an offset, relative to the state's (authors' code: 4 times ||v0||)
     ridge: float = 0.0  # relative to the keys' median leverage; 0: the fact holds exactly
-    fill: float = 0.2  # share of the free directions up to which facts are written exactly, else with `crowded`
-    crowded: float = 0.5  # the ridge of facts that need more; their ends are then let go; 0: all exactly or an error
+    fill: float = 0.2  # share of the free directions up to which several facts are written exactly
+    crowded: float = 0.5  # the ridge of several that need more; their ends are then let go; 0: exactly or an error
     hold: float = 0.05  # least leverage that protection must leave an edit (closed_forms: below it updates explode)
     keep_ends: bool = True  # hold the source's and the target's own prompts too (not in the paper)
     covariance: bool = True  # False: the identity instead of E[k k^T] (paper's ablation)

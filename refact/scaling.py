@@ -7,6 +7,7 @@ unedited model, which the others are measured against) and one number of facts.
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import resource
@@ -50,7 +51,8 @@ class Row:
     drift_95: float | None = None  # 95th percentile
     pictures: float | None = None  # of the facts' pictures: the judge prefers the target
     reworded: float | None = None  # of pictures of the facts in other words, at places: the same
-    kept: float | None = None  # of untouched prompts' pictures: the judge names the same as before
+    specific: float | None = None  # of untouched prompts' pictures: the judge prefers the prompt to a fact's target
+    kept: float | None = None  # the same: of all untouched prompts it names the same one as before
     seconds: float = 0.0  # an edit
     steps: float = 0.0  # an edit
     megabytes: float = 0.0  # the process's peak so far
@@ -232,11 +234,15 @@ class Seeing:
     ) -> dict[str, list]:
         """Of each fact and of each in other words: is it the target? Of each untouched prompt: is it as before?"""
         before = self.draw(model, untouched)
+        targets = [fact.new for fact in facts]
+        right = [(p.new, p.old) for p in (*facts, *others)] + list(zip(untouched, itertools.cycle(targets)))
         with _active(model, patches):
             after = self.draw(model, [*(p.prompt for p in (*facts, *others)), *untouched])
-        hits = [np.argmax(self.judge.logits([im], [p.new, p.old])) == 0 for im, p in zip(after, [*facts, *others])]
-        one, other = (self.judge.logits(ims, self.untouched).argmax(1) for ims in (before, after[len(hits) :]))
-        return {"pictures": hits[: len(facts)], "reworded": hits[len(facts) :], "kept": (one == other).tolist()}
+        hits = [np.argmax(self.judge.logits([image], texts)) == 0 for image, texts in zip(after, right)]
+        ends = len(facts), len(facts) + len(others)
+        one, other = (self.judge.logits(ims, self.untouched).argmax(1) for ims in (before, after[ends[1] :]))
+        seen = {"pictures": hits[: ends[0]], "reworded": hits[ends[0] : ends[1]], "specific": hits[ends[1] :]}
+        return seen | {"kept": (one == other).tolist()}
 
     def draw(self, model: Model, prompts: Sequence[str]) -> list[Any]:
         """The prompts' pictures."""
@@ -253,12 +259,13 @@ def _active(model: Model, patches: Sequence[Patch]) -> ExitStack:
 
 def markdown(rows: Sequence[Row]) -> str:
     """The rows as a table."""
-    names = "method, way, facts, hold, first ten, drift, drift at 95 %, pictures, reworded, kept, s an edit, steps, MB"
-    lines = ["| " + names.replace(",", " |") + " |", "|---|---|" + "--:|" * 10]
+    shown = "hold, first ten, drift, drift at 95 %, pictures, reworded, specific, kept"
+    names = f"method, way, facts, {shown}, s an edit, steps, MB"
+    lines = ["| " + names.replace(",", " |") + " |", "|---|---|" + "--:|" * (names.count(",") - 1)]
     for row in rows:
-        shares = [row.holds, row.first, row.drift, row.drift_95, row.pictures, row.reworded, row.kept]
+        shares = [row.holds, row.first, row.drift, row.drift_95, row.pictures, row.reworded, row.specific, row.kept]
         cells = ["-" if share is None else f"{100 * share:.1f} %" for share in shares]
         end = [f"{row.seconds:.2f}", f"{row.steps:.0f}", f"{row.megabytes:.0f}"]
-        what = [row.refused, *[""] * 9] if row.refused else [*cells, *end]
+        what = [row.refused, *[""] * 10] if row.refused else [*cells, *end]
         lines.append("| " + " | ".join([row.method, row.way, str(row.count), *what]) + " |")
     return "\n".join(lines)

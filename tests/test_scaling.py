@@ -101,9 +101,10 @@ def test_pictures_are_counted_as_by_hand(tmp_path, way) -> None:
         untouched=untouched,
         judge=pretend.judge(),
     )
-    assert (row.holds, row.pictures, row.reworded, row.kept) == (1, 1, 0.5, 0.8)
+    assert (row.holds, row.pictures, row.reworded, row.specific, row.kept) == (1, 1, 0.5, 0.8, 0.8)
     assert row.drift > 0
     assert "50.0 %" in scaling.markdown([row])
+    assert len({line.count("|") for line in scaling.markdown([row]).splitlines()}) == 1
 
 
 def test_facts_in_other_words_are_asked_at_places() -> None:
