@@ -329,38 +329,6 @@ def show(
     typer.echo(json.dumps(record, indent=1) if as_json else f"{describe(file, record)}\n\n{usage(file, record)}")
 
 
-@app.command()
-def merge(
-    files: Annotated[list[Path], typer.Argument(help="The patches.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
-    solve: Annotated[bool, typer.Option("--solve", help="Write them anew, together: none moves another.")] = False,
-    model: ModelName = "pocket",
-    quiet: Quiet = False,
-) -> None:
-    """Put several patches into one file; each fact can still be switched off or weakened.
-
-    Summed as they are; with --solve written anew on --model as if made in one go, without searching again.
-
-    Example: refact merge canada.safetensors france.safetensors -o facts.safetensors
-    """
-    from .patch import Patch
-    from .patch import merge as merge_patches
-
-    check_output(output)
-    patches = [Patch.load(file) for file in files]
-    facts = [(edit.prompt, str(edit.new)) for patch in patches for edit in patch.edits]
-    if twice := [fact for fact in facts if facts.count(fact) > 1]:
-        raise RefactError(f"{twice[0][0]!r} -> {twice[0][1]!r} is in several of them: merged, it would be made twice")
-    if solve:
-        from .stores import solve_jointly
-
-        merged = solve_jointly(open_model(model), patches)
-    else:
-        merged = merge_patches(patches)
-    merged.save(output)
-    say(quiet, f"{output}: {len(merged.names)} facts, {output.stat().st_size / 1024:.0f} KB")
-
-
 @app.command("import")
 def import_(
     file: Annotated[Path, typer.Argument(help="A LoRA that changes fc2 layers of a text encoder only.")],

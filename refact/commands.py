@@ -26,6 +26,7 @@ from .cli import (
     with_settings,
 )
 from .edits import read_edits, read_prompts
+from .errors import RefactError
 from .methods import ReFACT
 from .study import Autocast, judge_of, tell_scores
 
@@ -63,6 +64,38 @@ def build(
     patch.save(output)
     say(quiet or as_json, f"{len(wanted)} facts, {len(new)} of them searched for: {', '.join(new[:8]) or 'none'}")
     tell(verify(ready, patch, watch=near(ready, wanted)), output, quiet, as_json)
+
+
+@app.command()
+def merge(
+    files: Annotated[list[Path], typer.Argument(help="The patches.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
+    solve: Annotated[bool, typer.Option("--solve", help="Write them anew, together: none moves another.")] = False,
+    model: ModelName = "pocket",
+    quiet: Quiet = False,
+) -> None:
+    """Put several patches into one file; each fact can still be switched off or weakened.
+
+    Summed as they are; with --solve written anew on --model as if made in one go, without searching again.
+
+    Example: refact merge canada.safetensors france.safetensors -o facts.safetensors
+    """
+    from .patch import Patch
+    from .patch import merge as merge_patches
+
+    check_output(output)
+    patches = [Patch.load(file) for file in files]
+    facts = [(edit.prompt, str(edit.new)) for patch in patches for edit in patch.edits]
+    if twice := [fact for fact in facts if facts.count(fact) > 1]:
+        raise RefactError(f"{twice[0][0]!r} -> {twice[0][1]!r} is in several of them: merged, it would be made twice")
+    if solve:
+        from .stores import solve_jointly
+
+        merged = solve_jointly(open_model(model), patches)
+    else:
+        merged = merge_patches(patches)
+    merged.save(output)
+    say(quiet, f"{output}: {len(merged.names)} facts, {output.stat().st_size / 1024:.0f} KB")
 
 
 @app.command()
