@@ -59,7 +59,7 @@ class Written:
     targets: Float[Tensor, "n e"]  # what share of each edit's offset each key should get
     dropped: list[Dropped]
     covariance: dict  # for the record
-    crowded: bool = False  # the keys did not fit exactly
+    crowded: bool = False  # written with `method.crowded`, as the keys take too much of what is free
 
 
 def refact(

@@ -45,7 +45,7 @@ PAPER_CONTEXTS = (  # the nine that the authors' code runs; the bare prompt is n
 )
 
 _PAPER: dict[str, Any] = {"write": "value", "contexts": 9, "templates": PAPER_CONTEXTS} | {
-    "relative": False, "clamp": 4.0, "weight_decay": 0.1, "keep_ends": False,
+    "relative": False, "crowded": 0.0, "clamp": 4.0, "weight_decay": 0.1, "keep_ends": False,
     "objective": "contrastive", "distance": "l2", "rarity": 0.0, "reach": 1.0,
 }  # fmt: skip
 

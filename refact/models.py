@@ -254,7 +254,7 @@ class Model:
         jobs = [(prompt, int(seed)) for prompt in prompts for seed in list(seeds)]
         options = self._options(steps, guidance, size)
         groups = [jobs[at : at + batch_size] for at in range(0, len(jobs), batch_size)]
-        lower = torch.autocast(self.device.type, getattr(torch, autocast or "bfloat16"), enabled=autocast is not None)
+        lower = lowered(self.device, autocast)
         pictures = []
         for group in progress(groups, "pictures", len(groups)):
             noise = [torch.Generator().manual_seed(seed) for _, seed in group]
@@ -353,6 +353,11 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
             raise ModelError(f"dtype is float32, float16 or bfloat16, not {dtype!r}")
         return found
     return dtype
+
+
+def lowered(device: torch.device, precision: str | None) -> torch.autocast:
+    """Within the block products are made in "bfloat16" or "float16"; none given: as the weights are."""
+    return torch.autocast(device.type, _dtype(precision or "bfloat16"), enabled=bool(precision))
 
 
 def _live(pipe: Any, name: str, encoders: tuple, companion: Any, device: Any, dtype: torch.dtype | None) -> Model:

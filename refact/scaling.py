@@ -122,6 +122,8 @@ def scale(
     settings.
     """
     path, counts = Path(out) / "scale.json", sorted(set(counts))
+    if unknown := [way for way in ways if way not in WAYS]:
+        raise RefactError(f"no way {unknown[0]!r}: there are {', '.join(WAYS)}")
     if counts and counts[-1] > len(facts):
         raise RefactError(f"{len(facts)} facts can be made here, not {counts[-1]}")
     untouched = list(untouched) or captions(UNTOUCHED, seed=991)

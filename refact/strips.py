@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -21,11 +22,16 @@ def strip(folder: str | Path, count: int = 4, cell: int = 128) -> Image.Image:
     Raises DataError where the run kept no pictures.
     """
     run = results.read_run(folder)
-    chosen = run.cases[:: max(1, len(run.cases) // count)][:count]
-    rows = [row for case in chosen for row in _rows(run, case)]
+    rows = [row for case in evenly(run.cases, count) for row in _rows(run, case)]
     if not rows:
         raise DataError(f"{folder}: no pictures were kept")
     return pictures.grid(rows, cell, text=13)
+
+
+def evenly(items: Sequence[Any], count: int) -> list[Any]:
+    """So many of the items, or all, at equal distances."""
+    count = min(count, len(items))
+    return [items[i * len(items) // count] for i in range(count)]
 
 
 def _rows(run: Run, case: Mapping) -> Iterator[tuple[str, list[Image.Image]]]:

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from . import descent, objectives
+from .models import lowered
 
 
 @runtime_checkable
@@ -127,8 +128,7 @@ def find(
 
 def _evaluate(trial, suffix, features, candidates: Candidates, norms: Tensor, search: Search) -> tuple[Tensor, ...]:
     """Of each edit: the loss, the target's probability, and how much of the way from source to target it has come."""
-    precision = getattr(torch, search.autocast or "bfloat16")
-    with torch.autocast(trial.device.type, precision, enabled=bool(search.autocast)):
+    with lowered(trial.device, search.autocast):
         rows, pooled = suffix(trial)
     states = (None if rows is None else rows.float(), pooled.float())
     similarity = objectives.similarities(features(*states), candidates.features, search.distance)

@@ -72,7 +72,7 @@ def verify(
 
 
 def crowding(record: dict) -> list[str]:
-    """A line where a patch's facts were more than its matrix holds exactly."""
+    """A line where a patch's facts crowd their matrix, so that they were not written exactly."""
     if not any(log.get("crowded") for edit in record["edits"] for log in edit["sites"].values()):
         return []
     ridge = record["method"]["crowded"]

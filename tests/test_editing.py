@@ -310,6 +310,8 @@ def test_facts_that_crowd_a_matrix_are_written_with_a_ridge_and_it_is_said():
     model, facts, quick = wide(128), scaling.phrases(20), {**QUICK, "max_steps": 1}
     with pytest.raises(EditError, match="do not fit"):
         ReFACT(**quick, crowded=0)(model, facts)
+    with pytest.raises(EditError, match="do not fit"):  # the paper knows of no such rule
+        ReFACT.paper(**quick, write="offset")(model, facts)
     crowded = ReFACT(**quick)(model, facts)
     tiny.close(tiny.change(crowded), tiny.change(ReFACT(**quick, ridge=0.5, keep_ends=False)(model, facts)))
     assert crowding(crowded.record) == [
@@ -319,6 +321,8 @@ def test_facts_that_crowd_a_matrix_are_written_with_a_ridge_and_it_is_said():
 
 
 def test_a_search_in_bfloat16_finds_nearly_the_same(model):
+    with pytest.raises(refact.RefactError, match="not 'bf16'"):
+        ReFACT(**QUICK, autocast="bf16")(model, [CANADA])
     exact, rough = (ReFACT(**QUICK, autocast=how)(model, [CANADA, FRANCE]) for how in ("", "bfloat16"))
     for site, (there, _) in exact.factors.items():
         found = rough.factors[site][0]

@@ -202,6 +202,8 @@ def test_a_strip_shows_the_kept_pictures_of_cases_spread_evenly(page, tmp_path) 
     sheet = strips.strip(run_folder, 1, cell=64)
     small = strips.strip(run_folder, 2, cell=64)
     assert small.height > 1.9 * sheet.height
+    assert strips.evenly(range(10), 4) == [0, 2, 5, 7]
+    assert strips.evenly(range(2), 4) == [0, 1]
     columns = [m for m in found.labels if m != "fails"]
     assert sheet.width >= len(columns) * 64
     with pytest.raises(DataError, match="no pictures"):

@@ -78,6 +78,8 @@ def test_a_refusal_is_a_row_and_too_few_facts_are_an_error(model, tmp_path) -> N
     )
     assert row.refused == "they do not fit"
     assert "they do not fit" in scaling.markdown([row])
+    with pytest.raises(RefactError, match="no way 'by turns'"):
+        scaling.scale(model, scaling.phrases(2), [2], {"no": Refusing()}, tmp_path, ways=["by turns"])
     with pytest.raises(RefactError, match="2 facts can be made here, not 3"):
         scaling.scale(model, scaling.phrases(2), [3], {"no": Refusing()}, tmp_path)
 
