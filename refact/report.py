@@ -14,7 +14,7 @@ from string import Template
 
 import numpy as np
 
-from . import benchmark, plots, results
+from . import benchmark, plots, results, scaling
 from .benchmark import BASELINE, ORACLE, folder_name
 from .errors import DataError
 from .plots import Point
@@ -47,6 +47,14 @@ PUBLISHED = {  # Stable Diffusion 1.4, 25 seeds, LAION ViT-bigG/14 as the judge 
         "ReFACT": (93.38, 86.80, 95.44, 91.01),
     },
 }
+SCALED = {  # measures of the scale study
+    "holds": "Facts that hold on the text side.",
+    "pictures": "Facts whose picture the judge takes for the target.",
+    "reworded": "The same in other words, at a place.",
+    "specific": "Untouched prompts whose picture the judge does not take for a fact's target.",
+    "kept": "Untouched prompts whose picture gets the same name as before, of all of them.",
+    "drift": "How far the pooled states of untouched prompts move, relative, mean.",
+}
 SETS = {"timed": "TIMED", "road": "RoAD"}
 
 
@@ -65,9 +73,11 @@ def write(folders: Sequence[str | Path] | str | Path, out: str | Path, title: st
 
 
 def section(folder: Path, key: str) -> str:
-    """All about one folder: a run, or the quality study."""
+    """All about one folder: a run, the quality study or the scale study."""
     if (folder / "quality.json").is_file():
         return quality(json.loads((folder / "quality.json").read_text()), folder.name)
+    if (folder / scaling.FILE).is_file():
+        return scale(scaling.read(folder), folder.name)
     run = results.read_run(folder)
     if not run.cases:
         raise DataError(f"{folder}: no case is done yet")
@@ -204,6 +214,26 @@ def quality(form: Mapping, name: str) -> str:
     titles = "".join(f"<th>{text}</th>" for text in heads.values())
     table = f"<table><tr><th></th>{titles}</tr>{rows}</table>"
     return f"<section><h2>{escape(name)}</h2><p class='note'>{escape(facts)}</p>{table}</section>"
+
+
+def scale(rows: Sequence[scaling.Row], name: str) -> str:
+    """The scale study: a curve over the number of facts for each measure, and all of it as a table."""
+    figures = []
+    for measure, title in SCALED.items():
+        curves: dict[str, list[Point]] = {}
+        for row in rows:
+            if (share := getattr(row, measure)) is not None:
+                curves.setdefault(f"{row.method}, {row.way}", []).append(Point(row.count, *[100 * share] * 3))
+        if len({point.x for points in curves.values() for point in points}) > 1:
+            figures.append(_figure(plots.lines(curves, "facts", "%", (0, 100)), title))
+    heads, *body = scaling.cells(rows)
+    table = "".join(
+        f"<tr><th>{escape(first)}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in rest)}</tr>"
+        for first, *rest in body
+    )
+    titles = "".join(f"<th>{escape(head)}</th>" for head in heads)
+    facts = f"<div class='wide'><table><tr>{titles}</tr>{table}</table></div>"
+    return f"<section><h2>{escape(name)}</h2><div class='figures'>{''.join(figures)}</div>{facts}</section>"
 
 
 def remarks(run: Run) -> str:

@@ -35,6 +35,7 @@ from .progress import Progress, plainly
 WAYS = ("at once", "in sequence", "alone")
 STEPS = 20  # patches that a sequence is made of, at most
 UNTOUCHED = 1000  # prompts that no fact is about
+FILE = "scale.json"  # of the study's folder
 LOOKED_AT = 150  # facts, and untouched prompts, whose pictures are judged, at most
 
 
@@ -121,13 +122,13 @@ def scale(
     by default. Raises RefactError for more facts than were given, DataError where `out` holds a study with other
     settings.
     """
-    path, counts = Path(out) / "scale.json", sorted(set(counts))
+    path, counts = Path(out) / FILE, sorted(set(counts))
     if unknown := [way for way in ways if way not in WAYS]:
         raise RefactError(f"no way {unknown[0]!r}: there are {', '.join(WAYS)}")
     if counts and counts[-1] > len(facts):
         raise RefactError(f"{len(facts)} facts can be made here, not {counts[-1]}")
     untouched = list(untouched) or captions(UNTOUCHED, seed=991)
-    rows = [Row(**form) for form in json.loads(path.read_text())] if path.exists() else []
+    rows = read(out) if path.exists() else []
     made = {(row.method, row.way, row.count) for row in rows}
     wanted = [(name, way, count) for name in methods for way in ways for count in counts]
     settings: dict[str, Any] = {"study": "scale", "model": model.fingerprints(), "judge": judge.hash if judge else None}
@@ -259,15 +260,25 @@ def _active(model: Model, patches: Sequence[Patch]) -> ExitStack:
         return stack.pop_all()
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """The rows as a table."""
+def read(folder: str | Path) -> list[Row]:
+    """The rows of a study's folder."""
+    return [Row(**form) for form in json.loads((Path(folder) / FILE).read_text())]
+
+
+def cells(rows: Sequence[Row]) -> list[list[str]]:
+    """The rows as a table's cells, heads first."""
     shown = "hold, first ten, drift, drift at 95 %, pictures, reworded, specific, kept"
-    names = f"method, way, facts, {shown}, s an edit, steps, MB"
-    lines = ["| " + names.replace(",", " |") + " |", "|---|---|" + "--:|" * (names.count(",") - 1)]
+    table = [f"method, way, facts, {shown}, s an edit, steps, MB".split(", ")]
     for row in rows:
         shares = [row.holds, row.first, row.drift, row.drift_95, row.pictures, row.reworded, row.specific, row.kept]
-        cells = ["-" if share is None else f"{100 * share:.1f} %" for share in shares]
+        found = ["-" if share is None else f"{100 * share:.1f} %" for share in shares]
         end = [f"{row.seconds:.2f}", f"{row.steps:.0f}", f"{row.megabytes:.0f}"]
-        what = [row.refused, *[""] * 10] if row.refused else [*cells, *end]
-        lines.append("| " + " | ".join([row.method, row.way, str(row.count), *what]) + " |")
-    return "\n".join(lines)
+        rest = [row.refused, *[""] * 10] if row.refused else found + end
+        table.append([row.method, row.way, str(row.count), *rest])
+    return table
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The rows as a table."""
+    heads, *body = ["| " + " | ".join(row) + " |" for row in cells(rows)]
+    return "\n".join([heads, "|---|---|" + "--:|" * (heads.count("|") - 3), *body])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pretend
 import pytest
 from test_benchmark import CASES, METHODS, case, run
 
-from refact import plots, probing, report, results, strips, studies
+from refact import plots, probing, report, results, scaling, strips, studies
 from refact.cases import Case, Probe
 from refact.edits import Edit
 from refact.errors import DataError
@@ -164,6 +165,24 @@ def test_several_folders_and_studies_make_one_page(tmp_path) -> None:
     assert "edits so far" in text
     assert "<h3>inverse</h3>" in text
     assert "CMMD" in text
+
+
+def test_the_scale_study_is_curves_over_the_number_of_facts(tmp_path) -> None:
+    rows = [
+        scaling.Row("refact", "at once", 1, holds=1.0, drift=0.1),
+        scaling.Row("refact", "at once", 100, holds=0.9, drift=0.2),
+        scaling.Row("<b>", "at once", 100, holds=0.5, drift=0.3, pictures=0.4),
+        scaling.Row("memit", "at once", 100, refused="too many"),
+    ]
+    (tmp_path / "scale.json").write_text(json.dumps([asdict(row) for row in rows]))
+    text, found = parsed(report.write(tmp_path, tmp_path / "r.html"))
+    tags = [tag for tag, _ in found]
+    assert tags.count("figure") == 2  # pictures are known at one number of facts only: no curve
+    assert tags.count("polyline") == 4
+    assert tags.count("tr") == 1 + len(rows)
+    assert "<td>90.0 %</td>" in text
+    assert "too many" in text
+    assert "<b>" not in text
 
 
 # -- plots -------------------------------------------------------------------------------------------------------------
