@@ -21,11 +21,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from .benchmark import begin, form_of, write
 from .cases import Probe
 from .corpus import captions
 from .edits import Edit, distinct
+from .encoders import TextEncoder
 from .errors import RefactError
 from .judge import Judge
 from .models import Model
@@ -140,9 +143,10 @@ def scale(
         [],
     )
     seeing = Seeing(judge, autocast, untouched[:LOOKED_AT]) if judge else None
+    clean = Clean(model)
     for name, way, count in progress([w for w in wanted if w not in made], "scale", len(wanted) - len(made)):
         about = (list(facts[:count]), list(others[:count]), untouched)
-        rows.append(_row(model, name, way, methods[name], *about, seeing))
+        rows.append(_row(model, name, way, methods[name], *about, clean, seeing))
         write(path, json.dumps([asdict(row) for row in rows], indent=1).encode())
     return rows
 
@@ -155,6 +159,7 @@ def _row(
     facts: list[Edit],
     others: list[Probe],
     untouched: list[str],
+    clean: Clean,
     seeing: Seeing | None,
 ) -> Row:
     begun = time.perf_counter()
@@ -168,7 +173,7 @@ def _row(
     parts = len(facts) if way == "alone" else 1  # each fact alone answers for a part of the untouched prompts
     for i in range(parts):
         active, mine = patches[i::parts], facts[i::parts]
-        seen = _texts(model, mine, active, untouched[i % len(untouched) :: parts])
+        seen = _texts(model, clean, mine, active, untouched[i % len(untouched) :: parts])
         if seeing:
             shown, again = ([*map(_probe, facts)][:LOOKED_AT][i::parts], others[:LOOKED_AT][i::parts])
             seen |= seeing(model, shown, again, seeing.untouched[i % len(seeing.untouched) :: parts], active)
@@ -209,13 +214,33 @@ def peak() -> float:
 _MAKERS = {"at once": at_once, "in sequence": sequence, "alone": alone}
 
 
-def _texts(model: Model, facts: list[Edit], patches: Sequence[Patch], untouched: list[str]) -> dict[str, list]:
-    encoder = next(iter(model.encoders.values())).in_float32()
-    targets = encoder.embed([str(fact.new) for fact in facts])
-    sources = encoder.embed([_probe(fact).old for fact in facts])
-    before = encoder.embed(untouched)
+class Clean:
+    """Pooled states under the unedited encoder, every text read once."""
+
+    def __init__(self, model: Model):
+        self._encoder = _encoder(model)
+        self._known: dict[str, Tensor] = {}
+
+    def __call__(self, texts: Sequence[str]) -> Float[Tensor, "n d"]:
+        """Of these texts."""
+        if new := [text for text in dict.fromkeys(texts) if text not in self._known]:
+            self._known |= dict(zip(new, self._encoder.embed(new)))
+        return torch.stack([self._known[text] for text in texts])
+
+
+def _encoder(model: Model) -> TextEncoder:
+    """The first text encoder as it is now, in float32."""
+    return next(iter(model.encoders.values())).in_float32()
+
+
+def _texts(
+    model: Model, clean: Clean, facts: list[Edit], patches: Sequence[Patch], untouched: list[str]
+) -> dict[str, list]:
+    targets, sources = clean([str(fact.new) for fact in facts]), clean([_probe(fact).old for fact in facts])
+    before = clean(untouched)
     with _active(model, patches):
-        asked, after = encoder.embed([fact.prompt for fact in facts]), encoder.embed(untouched)
+        both = _encoder(model).embed([*(fact.prompt for fact in facts), *untouched])
+    asked, after = both[: len(facts)], both[len(facts) :]
     holds = (asked - targets).norm(dim=1) < (asked - sources).norm(dim=1)
     return {"holds": holds.tolist(), "drift": ((after - before).norm(dim=1) / before.norm(dim=1)).tolist()}
 

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import scipy.linalg
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -145,6 +146,17 @@ def test_cmmd_is_the_double_sum(features) -> None:
     expected = 1000 * (mean(a, a) + mean(b, b) - 2 * mean(a, b))
     assert metrics.cmmd(*features) == pytest.approx(expected, rel=1e-6)
     assert metrics.cmmd(a, a) == pytest.approx(0, abs=1e-9)
+
+
+def test_fid_and_kid_are_those_of_torch_fidelity(features) -> None:
+    """Of the extra [metrics]: skipped where it, or the torchvision that it needs, cannot be imported."""
+    reference = pytest.importorskip("torch_fidelity", exc_type=Exception)
+    a, b = (torch.from_numpy(rows) for rows in (features[0][:50], features[1]))
+    statistics = [reference.metric_fid.fid_features_to_statistics(rows) for rows in (a, b)]
+    fid = reference.metric_fid.fid_statistics_to_metric(*statistics, False)
+    assert metrics.fid(a.numpy(), b.numpy()) == pytest.approx(fid["frechet_inception_distance"], rel=1e-6)
+    kid = reference.metric_kid.kid_features_to_metric(a, b, kid_subsets=1, kid_subset_size=50, verbose=False)
+    assert metrics.kid(a.numpy(), b.numpy()) == pytest.approx(kid["kernel_inception_distance_mean"], rel=1e-6)
 
 
 @pytest.mark.parametrize("distance", [metrics.fid, metrics.kid, metrics.cmmd])

@@ -62,6 +62,12 @@ def test_rows_are_measured_kept_and_not_made_again(model, tmp_path) -> None:
     assert scaling.markdown(again).count("\n") == 6
 
 
+def test_a_model_in_half_precision_is_measured_as_it_is_edited(tmp_path) -> None:
+    half = refact.load(tiny.pipeline("sd1"), dtype="bfloat16")
+    row = scaling.scale(half, scaling.phrases(1), [1], {"refact": QUICK}, tmp_path, untouched=OTHERS, ways=["at once"])
+    assert row[0].drift > 0
+
+
 def test_a_sequence_holds_what_came_before_where_the_method_can(model, monkeypatch) -> None:
     monkeypatch.setattr(scaling, "STEPS", 2)
     patches = scaling.sequence(model, scaling.phrases(4), QUICK)
