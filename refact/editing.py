@@ -21,7 +21,7 @@ from .corpus import captions
 from .edits import Edit, distinct
 from .encoders import TextEncoder
 from .errors import EditError
-from .models import Model
+from .models import Model, lowered
 from .patch import Patch
 from .readings import Reading, reading, spaced
 from .suffix import Sentence
@@ -150,7 +150,8 @@ def search(method: Any, model: Model, encoder: TextEncoder, layer: int, edits: S
     for group in groups:
         sentences, these = [asked[at] for at in group], [edits[at] for at in group]
         begun = starting(encoder, layer, sentences, read.depth)
-        compared = candidates(model, read, these, templates_of(method), away, method.gap)
+        with lowered(encoder.device, method.autocast):
+            compared = candidates(model, read, these, templates_of(method), away, method.gap)
         scale, how = scale_of(method, begun), search_of(method, edits)
         keys |= {at: k.double() for at, k in zip(group, begun.keys)}
         with frozen(encoder.module, read.projection):

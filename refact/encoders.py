@@ -220,16 +220,20 @@ class TextEncoder:
         return self.project(pooled)
 
     def pool(self, states: Float[Tensor, "n t d"], ends: Int[Tensor, " n"]) -> Float[Tensor, "n d"]:
-        """The row at [EOS] (T5: the mean up to it); ModelError where the encoder never sees its own [EOS]."""
+        """The row at [EOS]; T5: the mean up to it."""
         if self.kind == "t5":
             kept = (torch.arange(states.shape[1]) <= ends[:, None]).to(states)
             return (states * kept[..., None]).sum(1) / kept.sum(1, keepdim=True)
+        self.check_pooled(ends)
+        return states[torch.arange(len(ends)), ends]
+
+    def check_pooled(self, ends: Int[Tensor, " n"]) -> None:
+        """ModelError where the encoder never sees its own [EOS]."""
         if not ends.all():
             raise ModelError(
                 f"{self.name} pools at token {self.tower.config.eos_token_id} (its config's eos_token_id), which its "
                 f"tokenizer does not write (eos {self.tokenizer.eos_token_id}): mend the config"
             )
-        return states[torch.arange(len(ends)), ends]
 
     def project(self, pooled: Float[Tensor, "*n d"]) -> Float[Tensor, "*n e"]:
         """Pooled states in the module's projected space; as they are where it has none."""

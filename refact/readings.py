@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from .encoders import TextEncoder
 from .errors import EditError
-from .suffix import Sentence
+from .suffix import Sentence, pooled
 
 PADDING_ROWS = 8  # rows read from [EOS] on, evenly spaced: neighbours among them say nearly the same
+ALIKE = 64  # texts a trie, whose mask is square
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,18 @@ class Reading:
 
     def _pooled(self, texts: Sequence[str]) -> Tensor:
         own = getattr(self.encoder.module, "text_projection", None)
-        pooled = self.encoder.embed(list(texts))
-        return pooled if self.projection is None or self.projection is own else self.projection(pooled)
+        found = self.encoder.embed(list(texts)) if self.encoder.kind == "t5" else self._alike(texts)
+        return found if self.projection is None or self.projection is own else self.projection(found)
+
+    def _alike(self, texts: Sequence[str]) -> Tensor:
+        """As `TextEncoder.embed`; most texts here begin like others."""
+        tokens = self.encoder.tokenize(list(texts))
+        self.encoder.check_pooled(tokens.ends)
+        sentences = [
+            Sentence(tuple(ids[: end + 1]), end, end) for ids, end in zip(tokens.ids.tolist(), tokens.ends.tolist())
+        ]
+        parts = [pooled(self.encoder.tower, sentences[at : at + ALIKE]) for at in range(0, len(texts), ALIKE)]
+        return self.encoder.project(torch.cat(parts))
 
     def _text_parts(self, texts: Sequence[str]) -> list[Tensor]:
         if self.encoder.row.rows == "none":

@@ -317,10 +317,23 @@ def _read(edits, tries, slots, constants, which, device) -> Tensor:
 def all_keys(tower: Tower, layer: int, sentences: Sequence[Sentence]) -> tuple[Tensor, list[list[int]]]:
     """The fc2 inputs (nodes, d_in) of every distinct prefix, and each sentence's nodes."""
     trie = grow(sentences)
+    x, sees = _through(tower, trie, layer)
+    return _edited_layer(tower.encoder.layers[layer], x, sees)[1][0], trie.paths
+
+
+@torch.no_grad()
+def pooled(tower: Tower, sentences: Sequence[Sentence]) -> Float[Tensor, "n d"]:
+    """The sentences' [EOS] states; what they begin with alike is computed once."""
+    trie = grow(sentences)
+    x, _ = _through(tower, trie, len(tower.encoder.layers))
+    return tower.final_layer_norm(x[0, [path[s.end] for s, path in zip(sentences, trie.paths)]]).float()
+
+
+def _through(tower: Tower, trie: Trie, layers: int) -> tuple[Float[Tensor, "1 r d"], Bool[Tensor, "1 1 r r"]]:
+    """A trie's rows after so many layers, and what each sees."""
     device = tower.final_layer_norm.weight.device
     ids, positions, sees = (torch.from_numpy(a).to(device)[None] for a in (trie.ids, trie.positions, trie.sees))
     x = _embed(tower, ids, positions)
-    blocks = list(tower.encoder.layers)
-    for below in blocks[:layer]:
-        x = block(below, x, x, sees[:, None])
-    return _edited_layer(blocks[layer], x, sees[:, None])[1][0], trie.paths
+    for layer in tower.encoder.layers[:layers]:
+        x = block(layer, x, x, sees[:, None])
+    return x, sees[:, None]

@@ -106,3 +106,9 @@ def test_all_keys_hold_every_token_once(tower):
     with hooks.read(list(tower.encoder.layers)[2].mlp.fc2) as inputs:
         tower(torch.tensor([edits(False)[0][2].ids]))
     assert torch.allclose(keys[paths[2]], inputs[0][0], atol=1e-5)
+
+
+def test_states_of_texts_that_begin_alike_are_those_of_each_alone(tower):
+    every = [s for edit in edits(False) for s in edit]
+    alone = [tower(torch.tensor([s.ids])).last_hidden_state[0, s.end] for s in every]
+    assert torch.allclose(suffix.pooled(tower, every), torch.stack(alone), atol=1e-5)
