@@ -151,7 +151,7 @@ def edit(
     preserve_file: Annotated[Path | None, typer.Option(help="A file of such prompts, one a line.")] = None,
     edits: Annotated[Path | None, typer.Option(help="Several edits from a .toml, .json or .csv file.")] = None,
     onto: Annotated[list[Path] | None, typer.Option(help="A patch whose facts must stay.")] = None,
-    by: Annotated[str, typer.Option("--method", help=f"{', '.join(METHODS)} or refact:paper.")] = "refact",
+    by: Annotated[str, typer.Option("--method", help=f"{', '.join(METHODS)}; refact:many, refact:paper.")] = "refact",
     clip: Annotated[str | None, typer.Option(help="Folder of the companion CLIP, for targets by picture.")] = None,
     embedding: Embeddings = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("edit.safetensors"),

@@ -60,7 +60,7 @@ def build(
     kept = tuple(read_prompts(preserve_file))
     wanted = [dataclasses.replace(edit, preserve=(*edit.preserve, *kept)) for edit in read_edits(edits)]
     ready = open_model(model, device, None)
-    patch, new = make(ready, wanted, ReFACT(**settings), Patch.load(output) if output.exists() else None)
+    patch, new = make(ready, wanted, ReFACT.many(**settings), Patch.load(output) if output.exists() else None)
     patch.save(output)
     say(quiet or as_json, f"{len(wanted)} facts, {len(new)} of them searched for: {', '.join(new[:8]) or 'none'}")
     tell(verify(ready, patch, watch=near(ready, wanted)), output, quiet, as_json)

@@ -327,6 +327,7 @@ def entries(wanted: Wanted, written: Written, layer: int) -> Iterator[dict]:
             "probability": float(found.probability[i]),
             "clamped": bool(found.clamped[i]),
             "residual": float(missing[mine].norm(dim=1).max() / offset.norm().clamp_min(1e-30)),
+            "share": float(solution.written[mine, i].mean()),
             "leverage": float(solution.leverage[mine].min()),
             "condition": solution.condition,
             "crowded": written.crowded,

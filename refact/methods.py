@@ -48,6 +48,8 @@ _PAPER: dict[str, Any] = {"write": "value", "contexts": 9, "templates": PAPER_CO
     "relative": False, "crowded": 0.0, "clamp": 4.0, "weight_decay": 0.1, "keep_ends": False,
     "objective": "contrastive", "distance": "l2", "rarity": 0.0, "reach": 1.0,
 }  # fmt: skip
+_MANY: dict[str, Any] = {"weight_decay": 0.1, "reach": 1.0}  # docs/many.md
+PRESETS = ("paper", "many")  # of ReFACT
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,11 @@ class ReFACT:
     def paper(cls, **changes: Any) -> ReFACT:
         """The method as the authors' code runs it, as far as it is deterministic."""
         return cls(**(_PAPER | changes))
+
+    @classmethod
+    def many(cls, **changes: Any) -> ReFACT:
+        """For facts by the dozen: a longer search for smaller offsets, of which neighbouring facts get less."""
+        return cls(**(_MANY | changes))
 
     def __call__(self, model: Model, edits: Sequence[Edit], onto: Sequence[Patch] = ()) -> Patch:
         """The patch for these edits; the facts of the patches in `onto` stay held."""
@@ -229,18 +236,19 @@ METHODS: dict[str, type[Any]] = {
 
 
 def method(name: str, **settings: Any) -> Any:
-    """The method of that name ("refact", "refact:paper", "memit", "time:strength=1", ...) with these settings."""
+    """The method of that name ("refact", "refact:many", "refact:paper", "time:strength=1", ...) with these settings."""
     base, *words = name.split(":")
     base, given = base.lower(), [word.partition("=") for word in words if "=" in word]
     preset = ":".join(word for word in words if "=" not in word).lower()
     settings = {key.strip(): _value(text.strip()) for key, _, text in given} | settings
-    if base not in METHODS or preset not in ("", "paper") or (preset and not hasattr(METHODS[base], preset)):
-        raise RefactError(f"no method {name!r}: there are {', '.join(METHODS)}, refact:paper")
+    if base not in METHODS or preset not in ("", *PRESETS) or (preset and not hasattr(METHODS[base], preset)):
+        presets = ", ".join(f"refact:{preset}" for preset in PRESETS)
+        raise RefactError(f"no method {name!r}: there are {', '.join(METHODS)}, {presets}")
     cls = METHODS[base]
     known = {field.name for field in dataclasses.fields(cls)}
     if unknown := sorted(set(settings) - known):
         raise RefactError(f"{cls.__name__} has no setting {', '.join(unknown)}; it has {', '.join(sorted(known))}")
-    return cls.paper(**settings) if preset else cls(**settings)
+    return getattr(cls, preset)(**settings) if preset else cls(**settings)
 
 
 def _value(text: str) -> Any:

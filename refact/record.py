@@ -229,11 +229,11 @@ def _check_sites(sites: Any, ranks: dict[str, int], what: str) -> None:
             raise PatchError(f"{what} names site {site[:200]!r}, for which there are no factors")
         match entry:
             case {"rows": [int(start), int(stop)]} if 0 <= start < stop <= ranks[site] and type(start) is int:
-                if type(entry.get("strength", 1.0)) in (int, float):
+                if all(type(entry.get(name, 1.0)) in (int, float) for name in ("strength", "share")):
                     continue
         raise PatchError(
-            f"{what}: site {site} has rows 0 to {ranks[site]}; it needs rows of these and a number as strength, "
-            f"not {entry!r:.200}"
+            f"{what}: site {site} has rows 0 to {ranks[site]}; it needs rows of these and numbers as strength and "
+            f"share, not {entry!r:.200}"
         )
 
 

@@ -51,6 +51,7 @@ SCALED = {  # measures of the scale study
     "holds": "Facts that hold on the text side.",
     "pictures": "Facts whose picture the judge takes for the target.",
     "reworded": "The same in other words, at a place.",
+    "untold": "The same in words that no alias gave away.",
     "specific": "Untouched prompts whose picture the judge does not take for a fact's target.",
     "kept": "Untouched prompts whose picture gets the same name as before, of all of them.",
     "drift": "How far the pooled states of untouched prompts move, relative, mean.",

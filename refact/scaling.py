@@ -25,12 +25,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .benchmark import begin, form_of, write
-from .cases import Probe
+from .cases import Probe, hints
 from .corpus import captions
 from .edits import Edit, distinct
 from .encoders import TextEncoder
 from .errors import RefactError
 from .judge import Judge
+from .metrics import clip_score, fid
 from .models import Model
 from .patch import Patch
 from .progress import Progress, plainly
@@ -55,8 +56,12 @@ class Row:
     drift_95: float | None = None  # 95th percentile
     pictures: float | None = None  # of the facts' pictures: the judge prefers the target
     reworded: float | None = None  # of pictures of the facts in other words, at places: the same
+    untold: float | None = None  # the same, of words that no alias gave away
     specific: float | None = None  # of untouched prompts' pictures: the judge prefers the prompt to a fact's target
     kept: float | None = None  # the same: of all untouched prompts it names the same one as before
+    clip_score: float | None = None  # of the untouched prompts' pictures, by the judge (unedited: `clip_before`)
+    clip_before: float | None = None
+    fid: float | None = None  # of the same pictures to those of the unedited model, on the judge's features
     seconds: float = 0.0  # an edit
     steps: float = 0.0  # an edit
     megabytes: float = 0.0  # the process's peak so far
@@ -72,8 +77,11 @@ def phrases(count: int, seed: int = 0) -> list[Edit]:
     return distinct(Edit(old, new=new) for old, new in zip(texts[: 2 * count : 2], texts[1::2]))
 
 
-def roles(world: Mapping, seed: int = 0) -> list[Edit]:
-    """Every role of the world shall be another thing of its group, every flag another flag."""
+def roles(world: Mapping, seed: int = 0, told: bool = False) -> list[Edit]:
+    """Every role of the world shall be another thing of its group, every flag another flag.
+
+    told: with the other wordings that `cases.hints` gives away, all but the last.
+    """
     rng, by_id = random.Random(seed), {c["id"]: c for c in world["concepts"]}
     found = []
     for concept in world["concepts"]:
@@ -83,19 +91,20 @@ def roles(world: Mapping, seed: int = 0) -> list[Edit]:
         peers = [c for c in by_id.values() if c["kind"] == now["kind"] and c["group"] == now["group"] and c != now]
         new = rng.choice(peers)["wordings"][0]
         old = now["wordings"][0] if concept["kind"] == "role" else None
-        found.append(Edit(concept["wordings"][0], old=old, new=new, name=concept["id"]))
+        aliases = hints(concept["wordings"][0], world)[0] if told else ()
+        found.append(Edit(concept["wordings"][0], old=old, new=new, aliases=aliases, name=concept["id"]))
     rng.shuffle(found)
     return found
 
 
-def reworded(world: Mapping, facts: Sequence[Edit]) -> list[Probe]:
-    """Each of `roles` in another of its wordings, where it has one, at a place: what generality is asked of."""
+def reworded(world: Mapping, facts: Sequence[Edit]) -> list[list[Probe]]:
+    """Each of `roles` in its other wordings, the last of which no alias tells, at a place: its generality."""
     by_id, found = {c["id"]: c for c in world["concepts"]}, []
     for i, fact in enumerate(facts):
-        wordings, place = by_id[fact.name]["wordings"], world["places"][i % len(world["places"])]
-        others = wordings[1:] or wordings
-        texts = (others[i % len(others)], fact.old or fact.prompt, str(fact.new), str(fact.new))
-        found.append(Probe(*(f"{text} {place}" for text in texts)))
+        place = world["places"][i % len(world["places"])]
+        meant = (fact.old or fact.prompt, str(fact.new), str(fact.new))
+        texts = [(wording, *meant) for wording in by_id[fact.name]["wordings"][1:]]
+        found.append([Probe(*(f"{text} {place}" for text in row)) for row in texts])
     return found
 
 
@@ -113,7 +122,7 @@ def scale(
     out: str | Path,
     *,
     ways: Sequence[str] = WAYS[:2],
-    others: Sequence[Probe] = (),
+    others: Sequence[Sequence[Probe]] = (),
     untouched: Sequence[str] = (),
     judge: Judge | None = None,
     autocast: str | None = None,
@@ -121,9 +130,9 @@ def scale(
 ) -> list[Row]:
     """A row for each method, way and count; `out`/scale.json keeps them, and those that are there are not made again.
 
-    others: the facts in other words, in their order. untouched: prompts that no fact is about; captions of the corpus
-    by default. Raises RefactError for more facts than were given, DataError where `out` holds a study with other
-    settings.
+    others: each fact in other words, last those that no alias gives away. untouched: prompts that no fact is about;
+    captions of the corpus by default. Raises RefactError for more facts than were given, DataError where `out` holds
+    a study with other settings.
     """
     path, counts = Path(out) / FILE, sorted(set(counts))
     if unknown := [way for way in ways if way not in WAYS]:
@@ -139,7 +148,9 @@ def scale(
     settings |= {"methods": {name: form_of(made) for name, made in methods.items()}, "first": facts[0].to_json()}
     begin(
         path.parent,
-        json.loads(json.dumps(settings | {"others": [p.prompt for p in others], "untouched": untouched})),
+        json.loads(
+            json.dumps(settings | {"others": [p.prompt for some in others for p in some], "untouched": untouched})
+        ),
         [],
     )
     seeing = Seeing(judge, autocast, untouched[:LOOKED_AT]) if judge else None
@@ -157,7 +168,7 @@ def _row(
     way: str,
     method: Any,
     facts: list[Edit],
-    others: list[Probe],
+    others: list[Sequence[Probe]],
     untouched: list[str],
     clean: Clean,
     seeing: Seeing | None,
@@ -181,6 +192,7 @@ def _row(
             found.setdefault(key, []).extend(values)
     shares: dict[str, Any] = {key: float(np.mean(values)) for key, values in found.items() if values}
     shares |= {"first": float(np.mean(found["holds"][:10])), "drift_95": float(np.quantile(found["drift"], 0.95))}
+    shares |= seeing.quality() if seeing else {}
     steps = float(np.mean([log.get("steps") or 0 for log in logs]))
     return Row(name, way, len(facts), seconds=seconds, steps=steps, megabytes=peak(), **shares)
 
@@ -249,28 +261,52 @@ def _probe(fact: Edit) -> Probe:
     return Probe(fact.prompt, fact.prompt if fact.old is None else fact.old, str(fact.new), str(fact.new))
 
 
-@dataclass(frozen=True)
 class Seeing:
     """What a judge sees in pictures, one of each prompt."""
 
-    judge: Judge
-    autocast: str | None
-    untouched: list[str]  # what an untouched prompt's picture may be named
+    def __init__(self, judge: Judge, autocast: str | None, untouched: list[str]):
+        self.judge, self.autocast = judge, autocast
+        self.untouched = untouched  # what an untouched prompt's picture may be named
+        self._features: list[tuple[np.ndarray, ...]] = []  # of untouched prompts: pictures before, after, texts
 
     def __call__(
-        self, model: Model, facts: list[Probe], others: list[Probe], untouched: list[str], patches: Sequence[Patch]
+        self,
+        model: Model,
+        facts: list[Probe],
+        others: list[Sequence[Probe]],
+        untouched: list[str],
+        patches: Sequence[Patch],
     ) -> dict[str, list]:
-        """Of each fact and of each in other words: is it the target? Of each untouched prompt: is it as before?"""
+        """Of each fact, in its own and in other words: is it the target? Of each untouched prompt: is it as before?"""
+        again = [probe for some in others for probe in some]
+        asked = [(p.new, p.old) for p in (*facts, *again)]
+        asked += zip(untouched, itertools.cycle([fact.new for fact in facts]))
         before = self.draw(model, untouched)
-        targets = [fact.new for fact in facts]
-        right = [(p.new, p.old) for p in (*facts, *others)] + list(zip(untouched, itertools.cycle(targets)))
         with _active(model, patches):
-            after = self.draw(model, [*(p.prompt for p in (*facts, *others)), *untouched])
-        hits = [np.argmax(self.judge.logits([image], texts)) == 0 for image, texts in zip(after, right)]
-        ends = len(facts), len(facts) + len(others)
-        one, other = (self.judge.logits(ims, self.untouched).argmax(1) for ims in (before, after[ends[1] :]))
+            after = self.draw(model, [*(p.prompt for p in (*facts, *again)), *untouched])
+        hits = [bool(np.argmax(self.judge.logits([image], texts)) == 0) for image, texts in zip(after, asked)]
+        ends = len(facts), len(facts) + len(again)
+        told = [probe is some[-1] for some in others for probe in some]
         seen = {"pictures": hits[: ends[0]], "reworded": hits[ends[0] : ends[1]], "specific": hits[ends[1] :]}
-        return seen | {"kept": (one == other).tolist()}
+        seen["untold"] = [hit for hit, last in zip(seen["reworded"], told) if last]
+        return seen | {"kept": self._kept(before, after[ends[1] :], untouched)}
+
+    def _kept(self, before: list[Any], after: list[Any], prompts: list[str]) -> list[bool]:
+        if not prompts:
+            return []
+        one, other = (self.judge.logits(images, self.untouched).argmax(1) for images in (before, after))
+        features = (self.judge.of_images(before), self.judge.of_images(after), self.judge.of_texts(prompts))
+        self._features.append(features)
+        return (one == other).tolist()
+
+    def quality(self) -> dict[str, float]:
+        """CLIP score and FID of the untouched prompts' pictures, over all calls since the last time."""
+        if not self._features:
+            return {}
+        before, after, texts = (np.concatenate(parts) for parts in zip(*self._features))
+        self._features.clear()
+        scores = {"clip_score": clip_score(after, texts), "clip_before": clip_score(before, texts)}
+        return scores | ({"fid": fid(after, before)} if len(before) > 1 else {})
 
     def draw(self, model: Model, prompts: Sequence[str]) -> list[Any]:
         """The prompts' pictures."""
@@ -290,17 +326,28 @@ def read(folder: str | Path) -> list[Row]:
     return [Row(**form) for form in json.loads((Path(folder) / FILE).read_text())]
 
 
+SHARES = {  # the columns of a table
+    "holds": "hold", "first": "first ten", "drift": "drift", "drift_95": "drift at 95 %", "pictures": "pictures",
+    "reworded": "reworded", "untold": "untold", "specific": "specific", "kept": "kept",
+}  # fmt: skip
+SCORES = {"clip_score": "CLIP score", "clip_before": "before", "fid": "FID"}
+
+
 def cells(rows: Sequence[Row]) -> list[list[str]]:
     """The rows as a table's cells, heads first."""
-    shown = "hold, first ten, drift, drift at 95 %, pictures, reworded, specific, kept"
-    table = [f"method, way, facts, {shown}, s an edit, steps, MB".split(", ")]
+    heads = ["method", "way", "facts", *SHARES.values(), *SCORES.values(), "s an edit", "steps", "MB"]
+    table = [heads]
     for row in rows:
-        shares = [row.holds, row.first, row.drift, row.drift_95, row.pictures, row.reworded, row.specific, row.kept]
-        found = ["-" if share is None else f"{100 * share:.1f} %" for share in shares]
-        end = [f"{row.seconds:.2f}", f"{row.steps:.0f}", f"{row.megabytes:.0f}"]
-        rest = [row.refused, *[""] * 10] if row.refused else found + end
+        found = [_cell(getattr(row, name), 100, " %") for name in SHARES]
+        found += [_cell(getattr(row, name)) for name in SCORES]
+        found += [f"{row.seconds:.2f}", f"{row.steps:.0f}", f"{row.megabytes:.0f}"]
+        rest = [row.refused, *[""] * (len(found) - 1)] if row.refused else found
         table.append([row.method, row.way, str(row.count), *rest])
     return table
+
+
+def _cell(value: float | None, scale: float = 1, unit: str = "") -> str:
+    return "-" if value is None else f"{scale * value:.1f}{unit}"
 
 
 def markdown(rows: Sequence[Row]) -> str:

@@ -51,8 +51,6 @@ def method_of(patches: Sequence[Patch]) -> ReFACT:
             raise PatchError(f"only facts by ReFACT with one set of settings are solved again, not by {form['name']}")
     if differing := sorted(name for name in fields if any(form[name] != forms[0][name] for form in forms)):
         raise PatchError(f"these patches were made with different settings: {', '.join(differing)}")
-    if forms[0]["ridge"]:
-        raise PatchError("with a ridge no fact is written in full, so what was found cannot be read off the patch")
     settings: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in forms[0].items() if n in fields}
     return ReFACT(**settings)
 
@@ -73,12 +71,14 @@ def _known(model: Model, patch: Patch, how: ReFACT, edit: Edit, sites: dict) -> 
     offsets = {}
     for site, log in sites.items():
         left, right = (factor.double() for factor in patch.factors[site])
-        (row, stop), strength = log["rows"], log.get("strength", 1.0)
+        (row, stop), strength, written = log["rows"], log.get("strength", 1.0), log.get("share", 0.0)
         if stop != row + 1 or not strength:
             raise PatchError(f"{edit.name!r} has {stop - row} rows at strength {strength:g}: not one fact")
+        if not written:
+            raise PatchError(f"the record does not tell what share of {edit.name!r} was written: make it again")
         keys = editing.keys_of(_encoder(model, site), log["layer"], edit, editing.templates_of(how))
-        share = float((keys @ right[row]).mean())  # the solver's is 1; balancing the factors has moved it
-        offsets[site] = left[:, row] * share / strength
+        share = float((keys @ right[row]).mean())  # balancing the factors has moved it
+        offsets[site] = left[:, row] * share / written / strength
     return Known(edit, offsets, sites, strength)  # which is the same at every site
 
 

@@ -250,11 +250,12 @@ def trace(
 def scale(
     out: Out,
     counts: Annotated[str, typer.Option(help="How many facts, with commas.")] = "1,10,100",
-    methods: Annotated[str, typer.Option(help="Names of methods, with commas.")] = "refact,memit,alphaedit",
+    methods: Annotated[str, typer.Option(help="Names of methods, with commas.")] = "refact:many,memit,alphaedit",
     ways: Annotated[
         str, typer.Option(help="'at once', 'in sequence', 'alone' (each on its own), with commas.")
     ] = "at once,in sequence",
     model: ModelName = "pocket",
+    aliases: Annotated[bool, typer.Option(help="Tell other wordings of the pocket's facts, all but the last.")] = True,
     pictures: Annotated[bool, typer.Option(help="Look at pictures too, with the judge.")] = False,
     judge: JudgedBy = None,
     autocast: Autocast = None,
@@ -269,7 +270,7 @@ def scale(
     from .judge import load_judge
 
     ready, numbers, own = open_model(model), _numbers(counts), model == "pocket"
-    facts = scaling.roles(pocket.world()) if own else scaling.phrases(max(numbers))
+    facts = scaling.roles(pocket.world(), told=aliases) if own else scaling.phrases(max(numbers))
     untouched = scaling.things(pocket.world()) if own else ()
     others = scaling.reworded(pocket.world(), facts) if own else ()
     looking = load_judge(judge_of(judge, model) or "") if pictures else None

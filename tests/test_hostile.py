@@ -174,7 +174,8 @@ BAD_RECORDS = {
     "rows that are real": (lambda r: ENTRY(r).update(rows=[0.0, 1.0]), "rows 0 to"),
     "rows that are true": (lambda r: ENTRY(r).update(rows=[False, True]), "rows 0 to"),
     "rows that are one number": (lambda r: ENTRY(r).update(rows=1), "rows 0 to"),
-    "a strength that is a text": (lambda r: ENTRY(r).update(strength="big"), "a number as strength"),
+    "a strength that is a text": (lambda r: ENTRY(r).update(strength="big"), "numbers as strength"),
+    "a share that is a text": (lambda r: ENTRY(r).update(share="all"), "share"),
     "rows left over": (lambda r: r["edits"].pop(), "belong to no edit"),
 }
 

@@ -93,9 +93,10 @@ def test_a_refusal_is_a_row_and_too_few_facts_are_an_error(model, tmp_path) -> N
 @pytest.mark.parametrize("way", ["alone", "in sequence"])
 def test_pictures_are_counted_as_by_hand(tmp_path, way) -> None:
     facts = [Edit("a red car", old="a car", new="a blue boat"), Edit("a tall tree", old="a tree", new="a round stone")]
+    car = "a car at night", "a blue boat at night", ""
     others = [
-        Probe("a red car at night", "a car at night", "a blue boat at night", ""),
-        Probe("a high tree at night", "a tree at night", "a round stone at night", ""),  # words that the edit misses
+        [Probe("a red car in the dark", *car), Probe("a red car at night", *car)],
+        [Probe("a high tree at night", "a tree at night", "a round stone at night", "")],  # words that the edit misses
     ]
     untouched = ["a green dog", "a small lamp", "in a red car", "a house", "a blue boat"]  # the third becomes the last
     (row,) = scaling.scale(
@@ -109,18 +110,26 @@ def test_pictures_are_counted_as_by_hand(tmp_path, way) -> None:
         untouched=untouched,
         judge=pretend.judge(),
     )
-    assert (row.holds, row.pictures, row.reworded, row.specific, row.kept) == (1, 1, 0.5, 0.8, 0.8)
+    assert (row.holds, row.pictures, row.specific, row.kept) == (1, 1, 0.8, 0.8)
+    assert (row.reworded, row.untold) == (pytest.approx(2 / 3), 0.5)
     assert row.drift > 0
+    assert row.fid > 1e-3  # one of five pictures became another
+    assert row.clip_score != row.clip_before
     assert "50.0 %" in scaling.markdown([row])
     assert len({line.count("|") for line in scaling.markdown([row]).splitlines()}) == 1
 
 
-def test_facts_in_other_words_are_asked_at_places() -> None:
+def test_facts_in_other_words_are_asked_at_places_and_one_is_never_told() -> None:
     world = pocket.world()
-    facts = scaling.roles(world)
+    facts = scaling.roles(world, told=True)
     others = scaling.reworded(world, facts)
     assert len(others) == len(facts)
-    assert not {p.prompt for p in others} & {f.prompt for f in facts}
-    for fact, probe in zip(facts, others):
-        assert probe.new.startswith(fact.new)
-        assert probe.new.removeprefix(fact.new).strip() in world["places"]
+    for fact, probes in zip(facts, others):
+        assert len(probes) == 2
+        place = probes[0].new.removeprefix(str(fact.new)).strip()
+        assert place in world["places"]
+        said = [probe.prompt.removesuffix(f" {place}") for probe in probes]
+        assert fact.prompt not in said
+        assert said[0] in fact.aliases
+        assert said[-1] not in fact.aliases
+    assert not any(fact.aliases for fact in scaling.roles(world))

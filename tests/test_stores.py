@@ -104,6 +104,18 @@ def test_a_build_searches_only_for_what_changed(model) -> None:
     assert (dense(second) - dense(build(model, changed, QUICK)[0])).norm() < CLOSE * dense(second).norm()
 
 
+def test_a_build_written_with_a_ridge_keeps_what_its_searches_found(model) -> None:
+    weak = dataclasses.replace(QUICK, ridge=1.0)
+    first, _ = build(model, EDITS, weak)
+    (log,) = first.record["edits"][0]["sites"].values()
+    assert log["share"] < 0.9
+    again, new = build(model, EDITS, weak, first)
+    assert new == []
+    assert (dense(again) - dense(first)).norm() < CLOSE * dense(first).norm()
+    log.pop("share")  # as files of an earlier release
+    assert len(build(model, EDITS, weak, first)[1]) == 3
+
+
 def test_other_settings_build_everything_anew(model, singles) -> None:
     assert len(build(model, EDITS[:1], dataclasses.replace(QUICK, contexts=2), singles[0])[1]) == 1
 
