@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .benchmark import begin, form_of, write
+from .benchmark import begin, folder_name, form_of, write
 from .cases import Probe, hints
 from .corpus import captions
 from .edits import Edit, distinct
@@ -54,6 +54,7 @@ class Row:
     first: float | None = None  # the same for the first ten facts
     drift: float | None = None  # of untouched prompts, mean
     drift_95: float | None = None  # 95th percentile
+    residual: float | None = None  # largest, at the keys, of what an edit's own change should be there
     pictures: float | None = None  # of the facts' pictures: the judge prefers the target
     reworded: float | None = None  # of pictures of the facts in other words, at places: the same
     untold: float | None = None  # the same, of words that no alias gave away
@@ -126,13 +127,14 @@ def scale(
     untouched: Sequence[str] = (),
     judge: Judge | None = None,
     autocast: str | None = None,
+    keep: bool = False,
     progress: Progress = plainly,
 ) -> list[Row]:
     """A row for each method, way and count; `out`/scale.json keeps them, and those that are there are not made again.
 
     others: each fact in other words, last those that no alias gives away. untouched: prompts that no fact is about;
     captions of the corpus by default. Raises RefactError for more facts than were given, DataError where `out` holds
-    a study with other settings.
+    a study with other settings. keep: save the patches too, in `out`.
     """
     path, counts = Path(out) / FILE, sorted(set(counts))
     if unknown := [way for way in ways if way not in WAYS]:
@@ -157,7 +159,10 @@ def scale(
     clean = Clean(model)
     for name, way, count in progress([w for w in wanted if w not in made], "scale", len(wanted) - len(made)):
         about = (list(facts[:count]), list(others[:count]), untouched)
-        rows.append(_row(model, name, way, methods[name], *about, clean, seeing))
+        row, patches = _row(model, name, way, methods[name], *about, clean, seeing)
+        rows.append(row)
+        for number, patch in enumerate(patches if keep else ()):
+            patch.save(path.parent / f"{folder_name(name)}-{folder_name(way)}-{count}-{number}.safetensors")
         write(path, json.dumps([asdict(row) for row in rows], indent=1).encode())
     return rows
 
@@ -172,12 +177,12 @@ def _row(
     untouched: list[str],
     clean: Clean,
     seeing: Seeing | None,
-) -> Row:
+) -> tuple[Row, list[Patch]]:
     begun = time.perf_counter()
     try:
         patches = _MAKERS[way](model, facts, method)
     except RefactError as error:
-        return Row(name, way, len(facts), refused=str(error), megabytes=peak())
+        return Row(name, way, len(facts), refused=str(error), megabytes=peak()), []
     seconds = (time.perf_counter() - begun) / len(facts)
     logs = [log for patch in patches for form in patch.record["edits"] for log in form["sites"].values()]
     found: dict[str, list[float]] = {}
@@ -193,8 +198,9 @@ def _row(
     shares: dict[str, Any] = {key: float(np.mean(values)) for key, values in found.items() if values}
     shares |= {"first": float(np.mean(found["holds"][:10])), "drift_95": float(np.quantile(found["drift"], 0.95))}
     shares |= seeing.quality() if seeing else {}
+    shares |= {"residual": max((log["residual"] for log in logs if "residual" in log), default=None)}
     steps = float(np.mean([log.get("steps") or 0 for log in logs]))
-    return Row(name, way, len(facts), seconds=seconds, steps=steps, megabytes=peak(), **shares)
+    return Row(name, way, len(facts), seconds=seconds, steps=steps, megabytes=peak(), **shares), patches
 
 
 def at_once(model: Model, facts: Sequence[Edit], method: Any) -> list[Patch]:
@@ -335,11 +341,12 @@ SCORES = {"clip_score": "CLIP score", "clip_before": "before", "fid": "FID"}
 
 def cells(rows: Sequence[Row]) -> list[list[str]]:
     """The rows as a table's cells, heads first."""
-    heads = ["method", "way", "facts", *SHARES.values(), *SCORES.values(), "s an edit", "steps", "MB"]
+    heads = ["method", "way", "facts", *SHARES.values(), *SCORES.values(), "residual", "s an edit", "steps", "MB"]
     table = [heads]
     for row in rows:
         found = [_cell(getattr(row, name), 100, " %") for name in SHARES]
         found += [_cell(getattr(row, name)) for name in SCORES]
+        found += ["-" if row.residual is None else f"{row.residual:.0e}"]
         found += [f"{row.seconds:.2f}", f"{row.steps:.0f}", f"{row.megabytes:.0f}"]
         rest = [row.refused, *[""] * (len(found) - 1)] if row.refused else found
         table.append([row.method, row.way, str(row.count), *rest])

@@ -257,6 +257,7 @@ def scale(
     model: ModelName = "pocket",
     aliases: Annotated[bool, typer.Option(help="Tell other wordings of the pocket's facts, all but the last.")] = True,
     pictures: Annotated[bool, typer.Option(help="Look at pictures too, with the judge.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Save the patches too.")] = False,
     judge: JudgedBy = None,
     autocast: Autocast = None,
     quiet: Quiet = False,
@@ -277,7 +278,7 @@ def scale(
     chosen = {name.strip(): method(name.strip()) for name in methods.split(",")}
     hows, shown = [way.strip() for way in ways.split(",")], bar(quiet or as_json)
     about: dict[str, Any] = {"others": others, "untouched": untouched, "ways": hows}
-    how: dict[str, Any] = {"judge": looking, "autocast": autocast, "progress": shown}
+    how: dict[str, Any] = {"judge": looking, "autocast": autocast, "keep": keep, "progress": shown}
     rows = scaling.scale(ready, facts, numbers, chosen, out, **about, **how)
     typer.echo(json.dumps([asdict(r) for r in rows], indent=1)) if as_json else say(quiet, scaling.markdown(rows))
 

@@ -55,9 +55,12 @@ def test_rows_are_measured_kept_and_not_made_again(model, tmp_path) -> None:
     assert [(row.way, row.count) for row in rows] == [(w, n) for w in scaling.WAYS[:2] for n in (1, 2)]
     assert asked == [(1, 0), (2, 0), (1, 0), (1, 0), (1, 1)]
     assert all(0 <= row.holds <= 1 and row.drift > 0 and row.seconds > 0 and row.megabytes > 50 for row in rows)
-    again = scaling.scale(model, facts, [1, 2, 4], {"refact": counting}, tmp_path, untouched=OTHERS, ways=["at once"])
+    assert all(row.residual < 1e-3 for row in rows if row.count == 1)  # two crowd so small a matrix
+    kept: dict = {"untouched": OTHERS, "ways": ["at once"], "keep": True}
+    again = scaling.scale(model, facts, [1, 2, 4], {"refact": counting}, tmp_path, **kept)
     assert asked[5:] == [(4, 0)]
     assert again[:4] == rows
+    assert len(refact.Patch.load(tmp_path / "refact-at-once-4-0.safetensors").names) == 4
     assert len(json.loads((tmp_path / "scale.json").read_text())) == 5
     assert scaling.markdown(again).count("\n") == 6
 
