@@ -284,6 +284,44 @@ def scale(
 
 
 @study.command()
+def quality(
+    files: Annotated[list[str], typer.Argument(help="Patches, each alone; FILE+FILE for several at once.")],
+    out: Out,
+    captions: Annotated[str, typer.Option(help="A text or csv file; by default what edits use as corpus.")] = "",
+    count: Annotated[int, typer.Option(help="How many captions, each drawn once.")] = 300,
+    reference: Annotated[
+        Path | None, typer.Option(help="A folder of pictures to compare with; by default the model's own, other seeds.")
+    ] = None,
+    model: ModelName = "pocket",
+    judge: JudgedBy = None,
+    autocast: Autocast = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """CLIP score, FID, KID and CMMD of pictures of captions, before and after (the paper's general quality).
+
+    Example: refact study quality facts.safetensors --captions coco.csv --count 1000 --out runs/quality
+    """
+    from itertools import islice
+
+    from . import studies
+    from .covariance import texts_of
+    from .patch import Patch
+
+    if (looking := judge_of(judge, model)) is None:
+        raise typer.BadParameter("quality is judged by a CLIP that the model does not hold: name its folder (--judge)")
+    ready = open_model(model)
+    texts = list(islice(texts_of(captions or ready.corpus), count))
+    patches = {Path(name).stem: [Patch.load(part) for part in name.split("+")] for name in files}
+    how: dict[str, Any] = {"reference": reference, "autocast": autocast, "progress": bar(quiet or as_json)}
+    found = studies.quality(ready, texts, patches, out, looking, **how)
+    rows = [
+        f"{label:24} " + "  ".join(f"{name} {value:.3f}" for name, value in s.items()) for label, s in found.items()
+    ]
+    typer.echo(json.dumps(found, indent=1)) if as_json else say(quiet, *rows)
+
+
+@study.command()
 def transfer(
     file: Annotated[Path, typer.Argument(help="The patch.")],
     noise: Annotated[str, typer.Option(help="Noise in every matrix, relative to its norm.")] = "0.003,0.01,0.03,0.1",

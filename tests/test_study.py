@@ -7,8 +7,10 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+import refact
 from refact import commands
 from refact.cli import app
+from refact.methods import ReFACT
 
 DATA = "pocket-road-validation"
 RUNS = {
@@ -63,3 +65,17 @@ def test_a_scale_study_refuses_a_folder_of_other_settings(tmp_path) -> None:
     assert "| refact:ridge=0.5 | at once | 1 |" in both
     with pytest.raises(Exception, match=r"other settings \(autocast"):
         run(*words, "--methods", "refact", "--autocast", "bfloat16")
+
+
+def test_quality_is_measured_before_and_after(tmp_path) -> None:
+    patch = tmp_path / "canada.safetensors"
+    edit = refact.Edit("the national animal of Canada", old="a beaver", new="a penguin")
+    refact.edit("pocket", edit, ReFACT(max_steps=2, contexts=2)).save(patch)
+    words = ["quality", patch, "--count", "6", "--autocast", "bfloat16", "--out", tmp_path / "run"]
+    found = json.loads(run(*words, "--json"))
+    assert set(found) == {"before", "canada"}
+    assert set(found["canada"]) == {"clip_score", "fid", "kid", "cmmd"}
+    assert found["canada"]["clip_score"] > 0
+    assert "canada " in run(*words)
+    with pytest.raises(AssertionError, match="name its folder"):
+        run(*words, "--model", tmp_path)
