@@ -23,6 +23,7 @@ test: venv  ## the tests (no network, no GPU, minutes)
 	$(BIN)/python -m pytest -m 'not slow'
 
 slow: venv  ## the slow tier: kills, clusters, benchmarks
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]'
 	$(BIN)/python -m pytest -m slow
 
 check: venv  ## format, lint, types, tests
