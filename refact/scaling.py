@@ -336,16 +336,26 @@ SHARES = {  # the columns of a table
     "holds": "hold", "first": "first ten", "drift": "drift", "drift_95": "drift at 95 %", "pictures": "pictures",
     "reworded": "reworded", "untold": "untold", "specific": "specific", "kept": "kept",
 }  # fmt: skip
-SCORES = {"clip_score": "CLIP score", "clip_before": "before", "fid": "FID"}
+SCORES = {"clip_score": ("CLIP score", 1), "clip_before": ("before", 1), "fid": ("FID x 1000", 1000)}  # unit features
 
 
 def cells(rows: Sequence[Row]) -> list[list[str]]:
     """The rows as a table's cells, heads first."""
-    heads = ["method", "way", "facts", *SHARES.values(), *SCORES.values(), "residual", "s an edit", "steps", "MB"]
+    heads = [
+        "method",
+        "way",
+        "facts",
+        *SHARES.values(),
+        *(head for head, _ in SCORES.values()),
+        "residual",
+        "s an edit",
+        "steps",
+        "MB",
+    ]
     table = [heads]
     for row in rows:
         found = [_cell(getattr(row, name), 100, " %") for name in SHARES]
-        found += [_cell(getattr(row, name)) for name in SCORES]
+        found += [_cell(getattr(row, name), scale) for name, (_, scale) in SCORES.items()]
         found += ["-" if row.residual is None else f"{row.residual:.0e}"]
         found += [f"{row.seconds:.2f}", f"{row.steps:.0f}", f"{row.megabytes:.0f}"]
         rest = [row.refused, *[""] * (len(found) - 1)] if row.refused else found
