@@ -47,15 +47,6 @@ PUBLISHED = {  # Stable Diffusion 1.4, 25 seeds, LAION ViT-bigG/14 as the judge 
         "ReFACT": (93.38, 86.80, 95.44, 91.01),
     },
 }
-SCALED = {  # measures of the scale study
-    "holds": "Facts that hold on the text side.",
-    "pictures": "Facts whose picture the judge takes for the target.",
-    "reworded": "The same in other words, at a place.",
-    "untold": "The same in words that no alias gave away.",
-    "specific": "Untouched prompts whose picture the judge does not take for a fact's target.",
-    "kept": "Untouched prompts whose picture gets the same name as before, of all of them.",
-    "drift": "How far the pooled states of untouched prompts move, relative, mean.",
-}
 SETS = {"timed": "TIMED", "road": "RoAD"}
 
 
@@ -220,12 +211,12 @@ def quality(form: Mapping, name: str) -> str:
 def scale(rows: Sequence[scaling.Row], name: str) -> str:
     """The scale study: a curve over the number of facts for each measure, and all of it as a table."""
     figures = []
-    for measure, title in SCALED.items():
+    for measure, (_, title) in scaling.SHARES.items():
         curves: dict[str, list[Point]] = {}
         for row in rows:
             if (share := getattr(row, measure)) is not None:
                 curves.setdefault(f"{row.method}, {row.way}", []).append(Point(row.count, *[100 * share] * 3))
-        if len({point.x for points in curves.values() for point in points}) > 1:
+        if title and len({point.x for points in curves.values() for point in points}) > 1:
             figures.append(_figure(plots.lines(curves, "facts", "%", (0, 100)), title))
     heads, *body = scaling.cells(rows)
     table = "".join(

@@ -332,27 +332,24 @@ def read(folder: str | Path) -> list[Row]:
     return [Row(**form) for form in json.loads((Path(folder) / FILE).read_text())]
 
 
-SHARES = {  # the columns of a table
-    "holds": "hold", "first": "first ten", "drift": "drift", "drift_95": "drift at 95 %", "pictures": "pictures",
-    "reworded": "reworded", "untold": "untold", "specific": "specific", "kept": "kept",
-}  # fmt: skip
+SHARES = {  # the columns of a table, and what is drawn as a curve
+    "holds": ("hold", "Facts that hold on the text side."),
+    "first": ("first ten", ""),
+    "drift": ("drift", "How far the pooled states of untouched prompts move, relative, mean."),
+    "drift_95": ("drift at 95 %", ""),
+    "pictures": ("pictures", "Facts whose picture the judge takes for the target."),
+    "reworded": ("reworded", "The same in other words, at a place."),
+    "untold": ("untold", "The same in words that no alias gave away."),
+    "specific": ("specific", "Untouched prompts whose picture the judge does not take for a fact's target."),
+    "kept": ("kept", "Untouched prompts whose picture gets the same name as before, of all of them."),
+}
 SCORES = {"clip_score": ("CLIP score", 1), "clip_before": ("before", 1), "fid": ("FID x 1000", 1000)}  # unit features
 
 
 def cells(rows: Sequence[Row]) -> list[list[str]]:
     """The rows as a table's cells, heads first."""
-    heads = [
-        "method",
-        "way",
-        "facts",
-        *SHARES.values(),
-        *(head for head, _ in SCORES.values()),
-        "residual",
-        "s an edit",
-        "steps",
-        "MB",
-    ]
-    table = [heads]
+    measures = [head for head, _ in SHARES.values()] + [head for head, _ in SCORES.values()]
+    table = [["method", "way", "facts", *measures, "residual", "s an edit", "steps", "MB"]]
     for row in rows:
         found = [_cell(getattr(row, name), 100, " %") for name in SHARES]
         found += [_cell(getattr(row, name), scale) for name, (_, scale) in SCORES.items()]
