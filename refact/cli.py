@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from .errors import RefactError
-from .methods import METHODS, meanings, method
+from .methods import METHODS, PRESETS, meanings, method
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -51,8 +51,13 @@ def main() -> None:
         sys.exit(2)
 
 
-def with_settings(command: Callable, classes: Iterable[type] = tuple(METHODS.values())) -> Callable:
-    """The command with one flag for each setting of each method, made from the dataclasses themselves."""
+def with_settings(
+    command: Callable, classes: Iterable[type] = tuple(METHODS.values()), defaults: Any = None
+) -> Callable:
+    """The command with one flag for each setting of each method, made from the dataclasses themselves.
+
+    defaults: the method whose values hold where no flag is given; by default each class's own.
+    """
     fields = {f.name: (f, cls) for cls in reversed(tuple(classes)) for f in dataclasses.fields(cls)}
     help_of = {name: text for cls in classes for name, text in meanings(cls).items()}
     plain = parameters_of(command, "settings")
@@ -63,7 +68,11 @@ def with_settings(command: Callable, classes: Iterable[type] = tuple(METHODS.val
             continue
         names = [flag + "/--no-" + flag[2:]] if kind is bool else [flag]
         panel = "Settings of the method"
-        note = f"{help_of.get(name, '')} [{cls.__name__}: {field.default!r}]" if name != "templates" else "Contexts."
+        note = (
+            f"{help_of.get(name, '')} [{cls.__name__}: {getattr(defaults, name, field.default)!r}]"
+            if name != "templates"
+            else "Contexts."
+        )
         note = note.replace("[", "\\[")  # not rich markup
         option = typer.Option(*names, help=note, rich_help_panel=panel, show_default=False)
         kind_or_none = Annotated[kind | None, option]  # type: ignore[valid-type]
@@ -151,7 +160,7 @@ def edit(
     preserve_file: Annotated[Path | None, typer.Option(help="A file of such prompts, one a line.")] = None,
     edits: Annotated[Path | None, typer.Option(help="Several edits from a .toml, .json or .csv file.")] = None,
     onto: Annotated[list[Path] | None, typer.Option(help="A patch whose facts must stay.")] = None,
-    by: Annotated[str, typer.Option("--method", help=f"{', '.join(METHODS)}; refact:many, refact:paper.")] = "refact",
+    by: Annotated[str, typer.Option("--method", help=", ".join([*METHODS, *PRESETS]))] = "refact",
     clip: Annotated[str | None, typer.Option(help="Folder of the companion CLIP, for targets by picture.")] = None,
     embedding: Embeddings = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("edit.safetensors"),

@@ -32,7 +32,7 @@ from .study import Autocast, judge_of, tell_scores
 
 
 @app.command()
-@functools.partial(with_settings, classes=(ReFACT,))
+@functools.partial(with_settings, classes=(ReFACT,), defaults=ReFACT.many())
 def build(
     edits: Annotated[Path, typer.Argument(help="The facts: a .toml, .json or .csv file.")],
     settings: dict,
@@ -47,7 +47,7 @@ def build(
 ) -> None:
     """Make a patch from a file of facts, or bring one up to date: only facts that changed are searched for again.
 
-    Searched as by refact:many, longer than one fact is: weight decay 0.1, to the end (reach 1).
+    Searched as by refact:many, longer than `refact edit` does.
 
     Example: refact build facts.toml -o facts.safetensors
 

@@ -21,7 +21,7 @@ from .corpus import captions
 from .edits import Edit, distinct
 from .encoders import TextEncoder
 from .errors import EditError
-from .models import Model, lowered
+from .models import Model
 from .patch import Patch
 from .readings import Reading, reading, spaced
 from .suffix import Sentence
@@ -142,6 +142,7 @@ def search(method: Any, model: Model, encoder: TextEncoder, layer: int, edits: S
     """What each edit needs at this layer, found on the unedited encoder, `method.batch` edits at a time."""
     others = captions(method.negatives, seed=method.seed)
     read = reading(encoder, method.embedding, others or captions(20), companion_of(model, method, edits, encoder))
+    read = replace(read, precision=method.autocast)
     away = read.of_texts(others) if others else torch.zeros(0)
     asked = [sentences_of(encoder, read, edit, templates_of(method)) for edit in edits]
     groups = suffix.grouped([suffix.extent(sentences) for sentences in asked], method.batch)
@@ -150,8 +151,7 @@ def search(method: Any, model: Model, encoder: TextEncoder, layer: int, edits: S
     for group in groups:
         sentences, these = [asked[at] for at in group], [edits[at] for at in group]
         begun = starting(encoder, layer, sentences, read.depth)
-        with lowered(encoder.device, method.autocast):
-            compared = candidates(model, read, these, templates_of(method), away, method.gap)
+        compared = candidates(model, read, these, templates_of(method), away, method.gap)
         scale, how = scale_of(method, begun), search_of(method, edits)
         keys |= {at: k.double() for at, k in zip(group, begun.keys)}
         with frozen(encoder.module, read.projection):

@@ -49,7 +49,7 @@ _PAPER: dict[str, Any] = {"write": "value", "contexts": 9, "templates": PAPER_CO
     "objective": "contrastive", "distance": "l2", "rarity": 0.0, "reach": 1.0,
 }  # fmt: skip
 _MANY: dict[str, Any] = {"weight_decay": 0.1, "reach": 1.0}  # docs/many.md
-PRESETS = ("paper", "many")  # of ReFACT
+PRESETS = ("refact:paper", "refact:many")
 
 
 @dataclass(frozen=True)
@@ -241,9 +241,8 @@ def method(name: str, **settings: Any) -> Any:
     base, given = base.lower(), [word.partition("=") for word in words if "=" in word]
     preset = ":".join(word for word in words if "=" not in word).lower()
     settings = {key.strip(): _value(text.strip()) for key, _, text in given} | settings
-    if base not in METHODS or preset not in ("", *PRESETS) or (preset and not hasattr(METHODS[base], preset)):
-        presets = ", ".join(f"refact:{preset}" for preset in PRESETS)
-        raise RefactError(f"no method {name!r}: there are {', '.join(METHODS)}, {presets}")
+    if base not in METHODS or (preset and f"{base}:{preset}" not in PRESETS):
+        raise RefactError(f"no method {name!r}: there are {', '.join([*METHODS, *PRESETS])}")
     cls = METHODS[base]
     known = {field.name for field in dataclasses.fields(cls)}
     if unknown := sorted(set(settings) - known):

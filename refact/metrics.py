@@ -128,6 +128,11 @@ def validity(logits: Float[ndarray, "s m"]) -> float:
     return float((logits[:, :1] > logits[:, 1:]).all(1).mean())
 
 
+SHOWN = {  # names and units: features here have length 1, so that distances between them are small
+    "clip_score": ("CLIP score", 1), "fid": ("FID × 1000", 1000), "kid": ("KID × 1000", 1000), "cmmd": ("CMMD", 1),
+}  # fmt: skip
+
+
 def clip_score(images: Float[ndarray, "n d"], texts: Float[ndarray, "n d"]) -> float:
     """100 times the mean cosine of each picture and its caption, negative ones counting as 0 (Hessel et al. 2021)."""
     return float(100 * np.maximum((_unit(images) * _unit(texts)).sum(1), 0).mean())

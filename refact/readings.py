@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .encoders import TextEncoder
 from .errors import EditError
+from .models import lowered
 from .suffix import Sentence, pooled
 
 PADDING_ROWS = 8  # rows read from [EOS] on, evenly spaced: neighbours among them say nearly the same
@@ -29,6 +30,7 @@ class Reading:
     encoder: TextEncoder
     projection: nn.Module | None  # to the space of a companion CLIP, or the module's own
     scales: tuple[float, ...] = ()  # (): pooled only
+    precision: str = ""  # of the encoder's products on plain texts; "": its own
 
     @property
     def depth(self) -> int:
@@ -65,7 +67,8 @@ class Reading:
         sentences = [
             Sentence(tuple(ids[: end + 1]), end, end) for ids, end in zip(tokens.ids.tolist(), tokens.ends.tolist())
         ]
-        parts = [pooled(self.encoder.tower, sentences[at : at + ALIKE]) for at in range(0, len(texts), ALIKE)]
+        with lowered(self.encoder.device, self.precision):
+            parts = [pooled(self.encoder.tower, sentences[at : at + ALIKE]) for at in range(0, len(texts), ALIKE)]
         return self.encoder.project(torch.cat(parts))
 
     def _text_parts(self, texts: Sequence[str]) -> list[Tensor]:

@@ -14,7 +14,7 @@ from string import Template
 
 import numpy as np
 
-from . import benchmark, plots, results, scaling
+from . import benchmark, metrics, plots, results, scaling
 from .benchmark import BASELINE, ORACLE, folder_name
 from .errors import DataError
 from .plots import Point
@@ -193,17 +193,15 @@ def _difference(d: results.metrics.Difference | None) -> str:
 
 def quality(form: Mapping, name: str) -> str:
     """The quality study's table."""
-    heads = {"clip_score": "CLIP score", "fid": "FID", "kid": "KID × 1000", "cmmd": "CMMD"}
-    scale = {"kid": 1000}
     rows = "".join(
         f"<tr><th>{escape(label)}</th>"
-        + "".join(f"<td>{scores[k] * scale.get(k, 1):.2f}</td>" for k in heads)
+        + "".join(f"<td>{scale * scores[k]:.2f}</td>" for k, (_, scale) in metrics.SHOWN.items())
         + "</tr>"
         for label, scores in form["scores"].items()
     )
     against = "pictures of other seeds" if form["reference"] == "None" else form["reference"]
     facts = f"{form['captions']} captions; features and scores by {form['judge']}; distances to {against}"
-    titles = "".join(f"<th>{text}</th>" for text in heads.values())
+    titles = "".join(f"<th>{text}</th>" for text, _ in metrics.SHOWN.values())
     table = f"<table><tr><th></th>{titles}</tr>{rows}</table>"
     return f"<section><h2>{escape(name)}</h2><p class='note'>{escape(facts)}</p>{table}</section>"
 

@@ -31,7 +31,7 @@ from .edits import Edit, distinct
 from .encoders import TextEncoder
 from .errors import RefactError
 from .judge import Judge
-from .metrics import clip_score, fid
+from .metrics import SHOWN, clip_score, fid
 from .models import Model
 from .patch import Patch
 from .progress import Progress, plainly
@@ -40,6 +40,7 @@ WAYS = ("at once", "in sequence", "alone")
 STEPS = 20  # patches that a sequence is made of, at most
 UNTOUCHED = 1000  # prompts that no fact is about
 FILE = "scale.json"  # of the study's folder
+FEATURES = ("texts", "before", "after")  # of untouched prompts, by the judge
 LOOKED_AT = 150  # facts, and untouched prompts, whose pictures are judged, at most
 
 
@@ -54,7 +55,7 @@ class Row:
     first: float | None = None  # the same for the first ten facts
     drift: float | None = None  # of untouched prompts, mean
     drift_95: float | None = None  # 95th percentile
-    residual: float | None = None  # largest, at the keys, of what an edit's own change should be there
+    residual: float | None = None  # largest miss at an edit's keys when it was written, relative to its offset
     pictures: float | None = None  # of the facts' pictures: the judge prefers the target
     reworded: float | None = None  # of pictures of the facts in other words, at places: the same
     untold: float | None = None  # the same, of words that no alias gave away
@@ -134,7 +135,7 @@ def scale(
 
     others: each fact in other words, last those that no alias gives away. untouched: prompts that no fact is about;
     captions of the corpus by default. Raises RefactError for more facts than were given, DataError where `out` holds
-    a study with other settings. keep: save the patches too, in `out`.
+    a study with other settings. keep: save the patches of the rows made now, in `out`.
     """
     path, counts = Path(out) / FILE, sorted(set(counts))
     if unknown := [way for way in ways if way not in WAYS]:
@@ -185,7 +186,7 @@ def _row(
         return Row(name, way, len(facts), refused=str(error), megabytes=peak()), []
     seconds = (time.perf_counter() - begun) / len(facts)
     logs = [log for patch in patches for form in patch.record["edits"] for log in form["sites"].values()]
-    found: dict[str, list[float]] = {}
+    found: dict[str, list] = {}
     parts = len(facts) if way == "alone" else 1  # each fact alone answers for a part of the untouched prompts
     for i in range(parts):
         active, mine = patches[i::parts], facts[i::parts]
@@ -195,12 +196,20 @@ def _row(
             seen |= seeing(model, shown, again, seeing.untouched[i % len(seeing.untouched) :: parts], active)
         for key, values in seen.items():
             found.setdefault(key, []).extend(values)
-    shares: dict[str, Any] = {key: float(np.mean(values)) for key, values in found.items() if values}
+    scores = _quality(*(found.pop(name, []) for name in FEATURES))
+    shares: dict[str, Any] = scores | {key: float(np.mean(values)) for key, values in found.items() if values}
     shares |= {"first": float(np.mean(found["holds"][:10])), "drift_95": float(np.quantile(found["drift"], 0.95))}
-    shares |= seeing.quality() if seeing else {}
     shares |= {"residual": max((log["residual"] for log in logs if "residual" in log), default=None)}
     steps = float(np.mean([log.get("steps") or 0 for log in logs]))
     return Row(name, way, len(facts), seconds=seconds, steps=steps, megabytes=peak(), **shares), patches
+
+
+def _quality(texts: list[np.ndarray], before: list[np.ndarray], after: list[np.ndarray]) -> dict[str, float]:
+    if not texts:
+        return {}
+    said, one, other = np.stack(texts), np.stack(before), np.stack(after)
+    scores = {"clip_score": clip_score(other, said), "clip_before": clip_score(one, said)}
+    return scores | ({"fid": fid(other, one)} if len(one) > 1 else {})
 
 
 def at_once(model: Model, facts: Sequence[Edit], method: Any) -> list[Patch]:
@@ -267,13 +276,13 @@ def _probe(fact: Edit) -> Probe:
     return Probe(fact.prompt, fact.prompt if fact.old is None else fact.old, str(fact.new), str(fact.new))
 
 
+@dataclass(frozen=True)
 class Seeing:
     """What a judge sees in pictures, one of each prompt."""
 
-    def __init__(self, judge: Judge, autocast: str | None, untouched: list[str]):
-        self.judge, self.autocast = judge, autocast
-        self.untouched = untouched  # what an untouched prompt's picture may be named
-        self._features: list[tuple[np.ndarray, ...]] = []  # of untouched prompts: pictures before, after, texts
+    judge: Judge
+    autocast: str | None
+    untouched: list[str]  # what an untouched prompt's picture may be named
 
     def __call__(
         self,
@@ -283,8 +292,12 @@ class Seeing:
         untouched: list[str],
         patches: Sequence[Patch],
     ) -> dict[str, list]:
-        """Of each fact, in its own and in other words: is it the target? Of each untouched prompt: is it as before?"""
+        """Of each fact, in its own and in other words: is it the target? Of each untouched prompt: is it as before?
+
+        And the judge's features of the untouched prompts, of their pictures before and of those after.
+        """
         again = [probe for some in others for probe in some]
+        last = [probe is some[-1] for some in others for probe in some]
         asked = [(p.new, p.old) for p in (*facts, *again)]
         asked += zip(untouched, itertools.cycle([fact.new for fact in facts]))
         before = self.draw(model, untouched)
@@ -292,27 +305,14 @@ class Seeing:
             after = self.draw(model, [*(p.prompt for p in (*facts, *again)), *untouched])
         hits = [bool(np.argmax(self.judge.logits([image], texts)) == 0) for image, texts in zip(after, asked)]
         ends = len(facts), len(facts) + len(again)
-        told = [probe is some[-1] for some in others for probe in some]
         seen = {"pictures": hits[: ends[0]], "reworded": hits[ends[0] : ends[1]], "specific": hits[ends[1] :]}
-        seen["untold"] = [hit for hit, last in zip(seen["reworded"], told) if last]
-        return seen | {"kept": self._kept(before, after[ends[1] :], untouched)}
+        seen["untold"] = [hit for hit, untold in zip(seen["reworded"], last) if untold]
+        return seen | (self._compared(untouched, before, after[ends[1] :]) if untouched else {})
 
-    def _kept(self, before: list[Any], after: list[Any], prompts: list[str]) -> list[bool]:
-        if not prompts:
-            return []
+    def _compared(self, prompts: list[str], before: list[Any], after: list[Any]) -> dict[str, list]:
         one, other = (self.judge.logits(images, self.untouched).argmax(1) for images in (before, after))
-        features = (self.judge.of_images(before), self.judge.of_images(after), self.judge.of_texts(prompts))
-        self._features.append(features)
-        return (one == other).tolist()
-
-    def quality(self) -> dict[str, float]:
-        """CLIP score and FID of the untouched prompts' pictures, over all calls since the last time."""
-        if not self._features:
-            return {}
-        before, after, texts = (np.concatenate(parts) for parts in zip(*self._features))
-        self._features.clear()
-        scores = {"clip_score": clip_score(after, texts), "clip_before": clip_score(before, texts)}
-        return scores | ({"fid": fid(after, before)} if len(before) > 1 else {})
+        rows = (self.judge.of_texts(prompts), self.judge.of_images(before), self.judge.of_images(after))
+        return {"kept": (one == other).tolist()} | {name: list(row) for name, row in zip(FEATURES, rows)}
 
     def draw(self, model: Model, prompts: Sequence[str]) -> list[Any]:
         """The prompts' pictures."""
@@ -343,7 +343,7 @@ SHARES = {  # the columns of a table, and what is drawn as a curve
     "specific": ("specific", "Untouched prompts whose picture the judge does not take for a fact's target."),
     "kept": ("kept", "Untouched prompts whose picture gets the same name as before, of all of them."),
 }
-SCORES = {"clip_score": ("CLIP score", 1), "clip_before": ("before", 1), "fid": ("FID x 1000", 1000)}  # unit features
+SCORES = {"clip_score": SHOWN["clip_score"], "clip_before": ("CLIP score before", 1), "fid": SHOWN["fid"]}
 
 
 def cells(rows: Sequence[Row]) -> list[list[str]]:

@@ -25,6 +25,10 @@ from .models import Model
 from .patch import Patch
 
 OVERLAP, HARM = 0.5, 0.2  # what `conflicts` reports from
+SEARCHING = {  # settings that say how an offset is found, not how it is written
+    "embedding", "objective", "distance", "gap", "negatives", "relative", "optimiser", "learning_rate", "max_steps",
+    "stop", "reach", "weight_decay", "clamp", "seed", "autocast", "batch",
+}  # fmt: skip
 
 
 # -- what a patch knows ------------------------------------------------------------------------------------------------
@@ -41,16 +45,20 @@ class Known:
 
 
 def method_of(patches: Sequence[Patch]) -> ReFACT:
-    """The one method that made all of these patches. Raises PatchError where there is none, or it is not `ReFACT`."""
+    """The method of the first of these patches, which wrote all of them alike, however each was searched for.
+
+    Raises PatchError where there is none, or it is not `ReFACT`.
+    """
     if not patches:
         raise PatchError("no patches were given")
     forms = [patch.record["method"] for patch in patches]
     fields = {field.name for field in dataclasses.fields(ReFACT)}
     for form in forms:
         if form["name"] != "ReFACT" or fields - form.keys():
-            raise PatchError(f"only facts by ReFACT with one set of settings are solved again, not by {form['name']}")
-    if differing := sorted(name for name in fields if any(form[name] != forms[0][name] for form in forms)):
-        raise PatchError(f"these patches were made with different settings: {', '.join(differing)}")
+            raise PatchError(f"only facts by ReFACT are solved again, not by {form['name']}")
+    differing = sorted(name for name in fields - SEARCHING if any(form[name] != forms[0][name] for form in forms))
+    if differing:
+        raise PatchError(f"these patches were written with different settings: {', '.join(differing)}")
     settings: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in forms[0].items() if n in fields}
     return ReFACT(**settings)
 
@@ -71,7 +79,8 @@ def _known(model: Model, patch: Patch, how: ReFACT, edit: Edit, sites: dict) -> 
     offsets = {}
     for site, log in sites.items():
         left, right = (factor.double() for factor in patch.factors[site])
-        (row, stop), strength, written = log["rows"], log.get("strength", 1.0), log.get("share", 0.0)
+        (row, stop), strength = log["rows"], log.get("strength", 1.0)
+        written = log.get("share", 0.0 if how.ridge or log.get("crowded") else 1.0)  # exactly: all of it
         if stop != row + 1 or not strength:
             raise PatchError(f"{edit.name!r} has {stop - row} rows at strength {strength:g}: not one fact")
         if not written:
@@ -92,8 +101,8 @@ def _encoder(model: Model, site: str) -> TextEncoder:
 def solve_jointly(model: Model, patches: Sequence[Patch]) -> Patch:
     """One patch with all the facts of these, written together as if they had been one batch: none harms another.
 
-    Nothing is searched again. Raises PatchError where the patches were not all made by `ReFACT` with one set of
-    settings, for this model.
+    Nothing is searched again. Raises PatchError where the patches were not all written by `ReFACT` alike, for this
+    model.
     """
     how = method_of(patches)
     known = [fact for patch in patches for fact in known_of(model, patch)]

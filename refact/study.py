@@ -257,7 +257,7 @@ def scale(
     model: ModelName = "pocket",
     aliases: Annotated[bool, typer.Option(help="Tell other wordings of the pocket's facts, all but the last.")] = True,
     pictures: Annotated[bool, typer.Option(help="Look at pictures too, with the judge.")] = False,
-    keep: Annotated[bool, typer.Option("--keep", help="Save the patches too.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Save the patches of the rows made now.")] = False,
     judge: JudgedBy = None,
     autocast: Autocast = None,
     quiet: Quiet = False,
@@ -290,7 +290,10 @@ def quality(
     captions: Annotated[str, typer.Option(help="A text or csv file; by default what edits use as corpus.")] = "",
     count: Annotated[int, typer.Option(help="How many captions, each drawn once.")] = 300,
     reference: Annotated[
-        Path | None, typer.Option(help="A folder of pictures to compare with; by default the model's own, other seeds.")
+        Path | None,
+        typer.Option(
+            exists=True, file_okay=False, help="Pictures to compare with; by default the model's, other seeds."
+        ),
     ] = None,
     model: ModelName = "pocket",
     judge: JudgedBy = None,
@@ -305,19 +308,25 @@ def quality(
     from itertools import islice
 
     from . import studies
+    from .benchmark import folder_name
     from .covariance import texts_of
+    from .metrics import SHOWN
     from .patch import Patch
 
     if (looking := judge_of(judge, model)) is None:
         raise typer.BadParameter("quality is judged by a CLIP that the model does not hold: name its folder (--judge)")
     ready = open_model(model)
     texts = list(islice(texts_of(captions or ready.corpus), count))
-    patches = {Path(name).stem: [Patch.load(part) for part in name.split("+")] for name in files}
+    labels = ["+".join(Path(part).stem for part in name.split("+")) for name in files]
+    if len({folder_name(label) for label in [*labels, "before", "reference"]}) < len(labels) + 2:
+        raise typer.BadParameter(f"files need names that differ, and that are not 'before' or 'reference': {labels}")
+    patches = {label: [Patch.load(part) for part in name.split("+")] for label, name in zip(labels, files)}
     how: dict[str, Any] = {"reference": reference, "autocast": autocast, "progress": bar(quiet or as_json)}
     found = studies.quality(ready, texts, patches, out, looking, **how)
-    rows = [
-        f"{label:24} " + "  ".join(f"{name} {value:.3f}" for name, value in s.items()) for label, s in found.items()
-    ]
+    said = {
+        name: [f"{head} {k * scores[key]:.2f}" for key, (head, k) in SHOWN.items()] for name, scores in found.items()
+    }
+    rows = [f"{label:24} " + "  ".join(words) for label, words in said.items()]
     typer.echo(json.dumps(found, indent=1)) if as_json else say(quiet, *rows)
 
 

@@ -329,3 +329,11 @@ def test_a_search_in_bfloat16_finds_nearly_the_same(model):
         found = rough.factors[site][0]
         assert found.dtype == torch.float32
         assert 0 < (found - there).norm() < 0.1 * there.norm()
+
+
+def test_texts_read_in_bfloat16_are_projected_in_float32():
+    encoder = refact.load(tiny.pipeline("sdxl")).encoders["text_encoder_2"]
+    plain = reading(encoder, "pooled", ())
+    rough = dataclasses.replace(plain, precision="bfloat16").of_texts(["a cat", "a cat on a mat"])
+    assert rough.dtype == torch.float32
+    assert 0 < (rough - plain.of_texts(["a cat", "a cat on a mat"])).norm() < 0.1 * rough.norm()

@@ -71,11 +71,14 @@ def test_quality_is_measured_before_and_after(tmp_path) -> None:
     patch = tmp_path / "canada.safetensors"
     edit = refact.Edit("the national animal of Canada", old="a beaver", new="a penguin")
     refact.edit("pocket", edit, ReFACT(max_steps=2, contexts=2)).save(patch)
-    words = ["quality", patch, "--count", "6", "--autocast", "bfloat16", "--out", tmp_path / "run"]
+    words = ["quality", patch, f"{patch}+{patch}", "--count", "6", "--autocast", "bfloat16", "--out", tmp_path / "run"]
     found = json.loads(run(*words, "--json"))
-    assert set(found) == {"before", "canada"}
+    assert set(found) == {"before", "canada", "canada+canada"}
+    assert len({scores["fid"] for scores in found.values()}) == 3
     assert set(found["canada"]) == {"clip_score", "fid", "kid", "cmmd"}
     assert found["canada"]["clip_score"] > 0
     assert "canada " in run(*words)
+    with pytest.raises(AssertionError, match="names that differ"):
+        run("quality", patch, patch, "--out", tmp_path / "twice")
     with pytest.raises(AssertionError, match="name its folder"):
         run(*words, "--model", tmp_path)
