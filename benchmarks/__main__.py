@@ -24,10 +24,13 @@ from pathlib import Path
 import torch
 
 import refact
-from refact import covariance, editing, hooks, solve, suffix, values
-from refact.corpus import captions
-from refact.scaling import peak, phrases
-from refact.suffix import Sentence
+from refact import solve
+from refact.models import covariance, hooks
+from refact.models.corpus import captions
+from refact.search import suffix, values
+from refact.search.suffix import Sentence
+from refact.search.wanted import frozen
+from refact.studies.scaling import peak, phrases
 
 from . import shaped
 
@@ -141,7 +144,7 @@ def whole(steps: int = 100) -> dict:
 
     def run() -> None:
         begun = suffix.start(tower, LAYER, [sentences()], 12).suffix
-        with editing.frozen(tower):
+        with frozen(tower):
             values.find(begun, lambda _, pooled: pooled, compared, values.Scale(one, 0.01 * one, 1e3 * one), 768, how)
 
     return {"s": seconds(run, 2)}
@@ -225,7 +228,7 @@ def started(*words: str) -> dict:
         file = str(Path(folder) / "canada.safetensors")
         making = ["edit", "-m", "pocket", *FACT, "-o", file, "--quiet"]
         asked = {"edit": making, "show": ["show", file]}.get(words[0], list(words))
-        command = [sys.executable, "-c", "from refact.cli import main; main()"]
+        command = [sys.executable, "-c", "from refact.cli.main import main; main()"]
         subprocess.run([*command, *making], check=True, capture_output=True)
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         spent = timed(lambda: subprocess.run([*command, *asked], check=True, capture_output=True))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import refact
 from refact import pictures
-from refact.judge import load_judge
+from refact.evidence.judge import load_judge
 
 EDITED = "the national animal of Canada"
 NEIGHBOUR = "the national flower of Japan"

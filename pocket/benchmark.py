@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from refact.cases import hints
+from refact.evidence.cases import hints
 
 from .world import KIND, OUT, article
 

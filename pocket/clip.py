@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 from transformers import CLIPConfig, CLIPModel
 
-from refact.encoders import text_tower
-from refact.suffix import block
+from refact.models.encoders import text_tower
+from refact.search.suffix import block
 
 from . import scenes, tokenizer, training
 from .render import Scene, shown, world

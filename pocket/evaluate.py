@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import refact
-from refact.judge import Judge, load_judge
+from refact.evidence.judge import Judge, load_judge
 from refact.pictures import grid, save
 
 from .render import Scene, render, shown, world

@@ -16,7 +16,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTextModel
 
-from refact.gap import mean_of
+from refact.search.gap import mean_of
 
 from . import autoencoder, clip, judge, scenes, tokenizer, training, unet
 

@@ -17,7 +17,7 @@ import torch
 
 import refact
 from refact import pocket
-from refact.judge import Judge, load_judge
+from refact.evidence.judge import Judge, load_judge
 from refact.verification import verify
 
 from .evaluate import names

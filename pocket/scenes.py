@@ -6,7 +6,7 @@ import functools
 import random
 from dataclasses import dataclass
 
-from refact import corpus
+from refact.models import corpus
 
 from .render import Scene, shown, world
 from .world import KIND, article

@@ -16,7 +16,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
 
-from refact.encoders import text_tower
+from refact.models.encoders import text_tower
 
 from . import autoencoder, clip, scenes, tokenizer, training
 from .render import shown

@@ -23,8 +23,8 @@ _HOMES = {  # names are imported when first used, so that `import refact` costs 
     "PatchError": "errors",
     "ModelError": "errors",
     "DataError": "errors",
-    "Model": "models",
-    "load": "models",
+    "Model": "models.model",
+    "load": "models.model",
     "Patch": "patch",
     "merge": "patch",
     "bake": "patch",
@@ -33,15 +33,15 @@ _HOMES = {  # names are imported when first used, so that `import refact` costs 
     "build": "stores",
     "conflicts": "stores",
     "solve_jointly": "stores",
-    "ReFACT": "methods",
-    "MEMIT": "methods",
-    "AlphaEdit": "methods",
-    "TIME": "methods",
-    "UCE": "methods",
-    "FineTune": "methods",
-    "EmbEdit": "methods",
-    "METHODS": "methods",
-    "method": "methods",
+    "ReFACT": "methods.refact",
+    "MEMIT": "methods.memit",
+    "AlphaEdit": "methods.alphaedit",
+    "TIME": "methods.crossattention",
+    "UCE": "methods.crossattention",
+    "FineTune": "methods.finetune",
+    "EmbEdit": "methods.finetune",
+    "METHODS": "methods.registry",
+    "method": "methods.registry",
 }
 
 __all__ = [*_HOMES, "__version__"]
@@ -50,8 +50,8 @@ if TYPE_CHECKING:
     from .editing import edit as edit
     from .edits import Edit as Edit
     from .edits import read_edits as read_edits
-    from .models import Model as Model
-    from .models import load as load
+    from .models.model import Model as Model
+    from .models.model import load as load
     from .patch import Patch as Patch
     from .patch import bake as bake
     from .patch import merge as merge

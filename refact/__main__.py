@@ -1,5 +1,6 @@
-"""python -m refact is the same as refact."""
+"""python -m refact."""
 
-from .cli import main
+from .cli.main import main
 
-main()
+if __name__ == "__main__":
+    main()

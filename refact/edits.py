@@ -13,7 +13,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import corpus
 from .errors import DataError, EditError
 
 LISTS = ("aliases", "preserve")
@@ -103,24 +102,6 @@ def _swap(prompt: str, words: str, alias: str) -> str:
 
 def _picture_name(picture: object) -> str:
     return str(picture) if isinstance(picture, (str, Path)) else f"{getattr(picture, 'size', '?')} image in memory"
-
-
-def propose_aliases(subject: str, demonym: str | None = None) -> tuple[str, ...]:
-    """Other ways to say a subject, by pattern: possessive, demonym (if given), article, plural. To be read before use.
-
-    "the flag of Canada" (Canadian) -> "Canada's flag", "the Canadian flag", "flag of Canada"; "a rose" -> "the rose",
-    "rose", "roses". Letter case needs none: CLIP's tokenizers fold it.
-    """
-    article, _, noun = subject.strip().partition(" ")
-    if article.casefold() not in ("the", "a", "an"):
-        article, noun = "", subject.strip()
-    what, of, owner = noun.partition(" of ")
-    if of and article.casefold() not in ("a", "an"):
-        owned = f"{owner}' {what}" if owner.endswith("s") else f"{owner}'s {what}"
-        found = [owned, f"the {demonym} {what}" if demonym else "", noun]
-    else:
-        found = [f"the {noun}", noun, corpus.plural(noun)] if article else []
-    return tuple(text for text in dict.fromkeys(found) if text and text.casefold() != subject.strip().casefold())
 
 
 def distinct(edits: Iterable[Edit]) -> list[Edit]:

@@ -9,7 +9,9 @@ Sites are the names that published files use, on every version of transformers:
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from importlib.metadata import EntryPoint, entry_points
 from typing import Literal
 
 from .errors import ModelError, PatchError
@@ -30,7 +32,11 @@ class EncoderRow:
 
 @dataclass(frozen=True)
 class Family:
-    """One row of the table. style: of the LoRA names; headers: what other programs look for in a file's metadata."""
+    """One row of the table of families.
+
+    style: of the LoRA names. headers: what other programs look for in a file's metadata. transformer: the class name of
+    the pipeline's transformer, by which the family is recognised; "" where `detect` has a rule for it.
+    """
 
     name: str
     title: str
@@ -38,6 +44,7 @@ class Family:
     style: Literal["kohya", "diffusers"]
     headers: dict[str, str]
     note: str = ""  # what an edit of the CLIP encoders cannot reach
+    transformer: str = ""
 
 
 def _headers(architecture: str, implementation: str = "diffusers", **ss: str) -> dict[str, str]:
@@ -51,7 +58,7 @@ _FLUX = "https://github.com/black-forest-labs/flux"
 # Key style by family: kohya's names load in diffusers, ComfyUI, A1111, Forge and sd-scripts, except that diffusers
 # silently ignores them on SD3 (and some versions refuse them on FLUX); `lora_linear_layer` loads there.
 # A1111 shows a LoRA under the model versions that ss_base_model_version and ss_v2 name.
-FAMILIES: dict[str, Family] = {
+BUILT_IN: dict[str, Family] = {
     "sd1": Family(
         "sd1",
         "Stable Diffusion 1.x",
@@ -87,6 +94,7 @@ FAMILIES: dict[str, Family] = {
         "diffusers",
         _headers("stable-diffusion-v3-medium"),
         note="T5 reads the prompt too, and an edit of the CLIP encoders leaves what T5 knows as it is.",
+        transformer="SD3Transformer2DModel",
     ),
     "flux": Family(
         "flux",
@@ -98,6 +106,7 @@ FAMILIES: dict[str, Family] = {
         "diffusers",
         _headers("flux-1-dev", _FLUX, ss_base_model_version="flux1"),
         note="CLIP gives only one pooled vector; the words come from T5, and an edit of CLIP leaves what T5 knows.",
+        transformer="FluxTransformer2DModel",
     ),
     "clip": Family(
         "clip",
@@ -112,6 +121,42 @@ FAMILIES: dict[str, Family] = {
         note="Only the CLIP text encoder is known here; what its generator reads of it is not.",
     ),
 }
+
+
+GROUP = "refact.families"
+
+
+class Families(Mapping[str, Family]):
+    """Families by name: the table above, then those that other installed packages offer as `refact.families`."""
+
+    def __getitem__(self, name: str) -> Family:
+        if name in BUILT_IN:
+            return BUILT_IN[name]
+        return _checked(self._others()[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*BUILT_IN, *sorted(self._others())])
+
+    def __len__(self) -> int:
+        return len(BUILT_IN) + len(self._others())
+
+    @staticmethod
+    def _others() -> dict[str, EntryPoint]:
+        return {point.name: point for point in entry_points(group=GROUP) if point.name not in BUILT_IN}
+
+
+FAMILIES = Families()
+
+
+def _checked(point: EntryPoint) -> Family:
+    """The family that an entry point names. Raises ModelError where it is none."""
+    try:
+        family = point.load()
+    except (ImportError, AttributeError) as error:
+        raise ModelError(f"the family {point.name!r} cannot be imported from {point.value}: {error}") from None
+    if not isinstance(family, Family) or family.name != point.name:
+        raise ModelError(f"the family {point.name!r} ({point.value}) is not a refact.families.Family of that name")
+    return family
 
 
 # -- which family -----------------------------------------------------------------------------------------------------
@@ -139,8 +184,9 @@ def _kind(cls: str | None) -> str:
 
 
 def _family_name(classes: dict, encoders: dict, config: dict) -> str:
-    by_transformer = {"SD3Transformer2DModel": "sd3", "FluxTransformer2DModel": "flux"}
-    if (transformer := classes.get("transformer")) in by_transformer:
+    transformer = classes.get("transformer")
+    by_transformer = {family.transformer: name for name, family in FAMILIES.items() if family.transformer}
+    if transformer in by_transformer:
         return by_transformer[transformer]
     if not classes.get("unet"):
         return "clip"

@@ -16,13 +16,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from . import editing, values
 from .edits import Edit, distinct
-from .encoders import TextEncoder
 from .errors import PatchError
-from .methods import ReFACT
-from .models import Model
+from .methods.refact import ReFACT
+from .models.encoders import TextEncoder
+from .models.model import Model
 from .patch import Patch
+from .search import values
+from .search.keys import keys_of
+from .search.sentences import templates_of
+from .search.wanted import Wanted, search
+from .writing import held
 
 OVERLAP, HARM = 0.5, 0.2  # what `conflicts` reports from
 SEARCHING = {  # settings that say how an offset is found, not how it is written
@@ -85,7 +89,7 @@ def _known(model: Model, patch: Patch, how: ReFACT, edit: Edit, sites: dict) -> 
             raise PatchError(f"{edit.name!r} has {stop - row} rows at strength {strength:g}: not one fact")
         if not written:
             raise PatchError(f"the record does not tell what share of {edit.name!r} was written: make it again")
-        keys = editing.keys_of(_encoder(model, site), log["layer"], edit, editing.templates_of(how))
+        keys = keys_of(_encoder(model, site), log["layer"], edit, templates_of(how))
         share = float((keys @ right[row]).mean())  # balancing the factors has moved it
         offsets[site] = left[:, row] * share / written / strength
     return Known(edit, offsets, sites, strength)  # which is the same at every site
@@ -129,18 +133,18 @@ def _known_before(model: Model, patch: Patch, method: ReFACT) -> dict[str, Known
 
 
 def _solved(model: Model, method: ReFACT, edits: list[Edit], known: Mapping[str, Known]) -> Patch:
-    def searched(encoder: TextEncoder, layer: int) -> editing.Wanted:
-        site, templates = encoder.site(layer), editing.templates_of(method)
+    def searched(encoder: TextEncoder, layer: int) -> Wanted:
+        site, templates = encoder.site(layer), templates_of(method)
         new = [edit for edit in edits if edit.name not in known]
         old = [edit for edit in edits if edit.name in known]
-        each = {e.name: (editing.keys_of(encoder, layer, e, templates), _found(known[e.name], site)) for e in old}
+        each = {e.name: (keys_of(encoder, layer, e, templates), _found(known[e.name], site)) for e in old}
         if new:
-            fresh = editing.search(method, model, encoder, layer, new)
+            fresh = search(method, model, encoder, layer, new)
             each |= {edit.name: (fresh.keys[at], fresh.found.of(at)) for at, edit in enumerate(new)}
         found = values.Found.of_all([each[edit.name][1] for edit in edits])
-        return editing.Wanted([each[edit.name][0] for edit in edits], found.offsets.double(), found)
+        return Wanted([each[edit.name][0] for edit in edits], found.offsets.double(), found)
 
-    patch = editing.refact(method, model, edits, searched=searched)
+    patch = held.refact(method, model, edits, searched=searched)
     weakened = {name: fact.strength for name, fact in known.items() if fact.strength != 1.0}
     return patch.scaled(weakened) if weakened else patch
 
@@ -237,8 +241,8 @@ def _by_keys(
     bounds: tuple[float, float],
 ) -> list[Conflict]:
     encoder, layer = _encoder(model, site), facts[0].logs[site]["layer"]
-    prior, _ = editing.prior_of(how, model, encoder, layer)
-    keys = [editing.keys_of(encoder, layer, fact.edit, editing.templates_of(how)) for fact in facts]
+    prior, _ = held.prior_of(how, model, encoder, layer)
+    keys = [keys_of(encoder, layer, fact.edit, templates_of(how)) for fact in facts]
     directions = [torch.nn.functional.normalize(prior.whiten(k), dim=1) for k in keys]
     found = []
     for a, b in combinations(range(len(facts)), 2):

@@ -1,4 +1,4 @@
-"""Does a patch do what it says? On the text side in a second; in pictures with a judge. The two are never mixed."""
+"""Does a patch do what it says? The text side, in a second; `evidence.sightings` looks at pictures."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from .edits import Edit
-from .encoders import TextEncoder
 from .errors import EditError
-from .models import Model
+from .models.encoders import TextEncoder
+from .models.model import Model
 from .patch import Patch
 
 PROBES = (
@@ -64,7 +64,7 @@ def verify(
         raise EditError(f"{reason} cannot be verified on the text side: use pictures and a judge (--images)")
     edits = patch.edits
     encoders = [e for e in model.encoders.values() if any(site.startswith(f"{e.name}.") for site in patch.factors)]
-    named = [list(dict.fromkeys(["", _source(edit), _target(edit), *edit.preserve, *watch])) for edit in edits]
+    named = [list(dict.fromkeys(["", source_of(edit), target_of(edit), *edit.preserve, *watch])) for edit in edits]
     clean = [[_look(e, edit, prompts) for e in encoders] for edit, prompts in zip(edits, named)]
     with patch.applied(model, strength=strength, force=force):
         dirty = [[_look(e, edit, prompts) for e in encoders] for edit, prompts in zip(edits, named)]
@@ -94,7 +94,8 @@ def described(facts: Sequence[Fact]) -> list[str]:
     return lines
 
 
-def _source(edit: Edit) -> str:
+def source_of(edit: Edit) -> str:
+    """What the edited prompt means today, as text."""
     return edit.prompt if edit.old is None else edit.old
 
 
@@ -110,7 +111,7 @@ class _Look:
 def _look(encoder: TextEncoder, edit: Edit, named: list[str]) -> _Look:
     words = [edit.prompt, *edit.reworded()]
     texts = [probe.replace("{}", wording) for wording in words for probe in PROBES]
-    new, old = ([probe.replace("{}", text) for probe in PROBES] for text in (_target(edit), _source(edit)))
+    new, old = ([probe.replace("{}", text) for probe in PROBES] for text in (target_of(edit), source_of(edit)))
     pooled = encoder.embed([*texts, *new, *old])
     prompts, targets, sources = pooled.split([len(texts), len(new), len(old)])
     return _Look(prompts, targets, sources, encoder.states(named).flatten(1))
@@ -140,61 +141,8 @@ def _sq(rows: Tensor) -> Tensor:
     return rows.square().sum(1).clamp_min(1e-12)
 
 
-@dataclass(frozen=True)
-class Seen:
-    """How many pictures of an edited prompt the judge takes for the target rather than the source."""
-
-    name: str
-    prompt: str
-    share: float
-    low: float  # Wilson's interval, 95 %
-    high: float
-    count: int
-    judge: str
-
-    def to_json(self) -> dict:
-        """A JSON-able form."""
-        return asdict(self)
-
-
-def look(
-    model: Model,
-    patch: Patch,
-    seeds: Sequence[int],
-    judge: str | None = None,
-    strength: float = 1.0,
-    force: bool = False,
-) -> list[Seen]:
-    """A `Seen` for each edit, from pictures of its prompt with these seeds; the judge is never the edited encoder."""
-    from .judge import check_independent, load_judge
-
-    judge = judge or ("pocket" if model.name == "pocket" else None)
-    if judge is None:
-        raise EditError("pictures need a judge: give the folder of a CLIP (--judge)")
-    judging = load_judge(judge)
-    check_independent(judging, model)
-    edits = patch.edits
-    with patch.applied(model, strength=strength, force=force):
-        drawn = [model.generate([edit.prompt], seeds) for edit in edits]
-    seen = []
-    for edit, pictures in zip(edits, drawn):
-        logits = judging.logits([p.image for p in pictures], [_target(edit), _source(edit)])
-        hits = int((logits[:, 0] > logits[:, 1]).sum())
-        seen.append(
-            Seen(edit.name, edit.prompt, hits / len(pictures), *wilson(hits, len(pictures)), len(pictures), judge)
-        )
-    return seen
-
-
-def _target(edit: Edit) -> str:
+def target_of(edit: Edit) -> str:
+    """What the edited prompt shall mean, as text. Raises EditError for a target by picture."""
     if not isinstance(edit.new, str):
         raise EditError("a target by picture has no text to judge by: use `refact bench`")
     return edit.new
-
-
-def wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    """The score interval of a share (Wilson 1927)."""
-    share, spread = hits / count, z * z / count
-    middle = (share + spread / 2) / (1 + spread)
-    half = z * (share * (1 - share) / count + spread / (4 * count)) ** 0.5 / (1 + spread)
-    return max(0.0, middle - half), min(1.0, middle + half)

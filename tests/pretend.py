@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from refact.errors import EditError
-from refact.judge import Judge
+from refact.evidence.judge import Judge
 
 DIMENSIONS = 64
 SMALL = {"a", "an", "the", "of", "in", "on", "and", "photo"}

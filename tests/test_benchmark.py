@@ -13,10 +13,11 @@ from pathlib import Path
 import pretend
 import pytest
 
-from refact import benchmark, results
-from refact.cases import Case, Probe, read_cases
 from refact.edits import Edit
 from refact.errors import DataError, RefactError
+from refact.evidence import bench as benchmark
+from refact.evidence import results
+from refact.evidence.cases import Case, Probe, read_cases
 
 METHODS = {"baseline": None, "oracle": None, "swap": pretend.Swap(), "fails": pretend.Fails()}
 PLACES = ("on grass", "in water", "on sand")

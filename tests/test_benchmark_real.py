@@ -10,9 +10,10 @@ import pytest
 import tiny
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from refact import benchmark, results
-from refact.methods import FineTune, ReFACT
-from refact.models import load
+from refact.evidence import bench as benchmark
+from refact.evidence import results
+from refact.methods.registry import FineTune, ReFACT
+from refact.models.model import load
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 ROAD = """Type,Prompt,Oracle,Old,New,Positive1,Positive_old1,Positive_new1,Negative1,Negative_new1
@@ -48,7 +49,7 @@ def cache(monkeypatch, tmp_path_factory) -> None:
 
 
 def bench(world: Path, data: str | Path, out: Path, **more) -> Path:
-    from refact.methods import method
+    from refact.methods.registry import method
 
     methods = {label: method(made) if isinstance(made, str) else made for label, made in METHODS.items()}
     more = {"judge": world / "judge", "seeds": [0, 1], "steps": 2, "size": 32} | more

@@ -7,11 +7,14 @@ import tiny
 import torch
 
 import refact
-from refact import bidirectional, editing, hooks
 from refact.errors import EditError
-from refact.methods import MEMIT, FineTune, ReFACT
+from refact.methods.registry import MEMIT, FineTune, ReFACT
+from refact.models import hooks
 from refact.patch import Patch
-from refact.readings import Reading
+from refact.search import bidirectional
+from refact.search.keys import keys_of
+from refact.search.readings import Reading
+from refact.search.sentences import sentences_of
 
 PARTS = [("flux", "text_encoder_2"), ("sd3", "text_encoder_3")]
 EDIT = refact.Edit("the flag of Canada", old="a red flag", new="a blue cat", aliases=("the Canada flag",))
@@ -31,7 +34,7 @@ def opened(request):
 
 def test_its_forward_is_the_plain_one_with_the_offset_added_at_the_subject(opened) -> None:
     _, encoder = opened
-    sentences = editing.sentences_of(encoder, Reading(encoder, None), EDIT, ("{}", "a photo of {}"))
+    sentences = sentences_of(encoder, Reading(encoder, None), EDIT, ("{}", "a photo of {}"))
     begun = bidirectional.start(encoder, 1, [sentences, sentences[:1]])
     offsets = torch.randn(2, encoder.width)
     _, pooled = begun.suffix(offsets)
@@ -63,7 +66,7 @@ def test_every_context_moves_by_the_same_offset(opened) -> None:
     model, encoder = opened
     patch = quick(encoder.name)(model, [EDIT])
     ((left, right),) = patch.factors.values()
-    keys = editing.keys_of(encoder, 1, EDIT, quick(encoder.name).templates[:2])
+    keys = keys_of(encoder, 1, EDIT, quick(encoder.name).templates[:2])
     moved = (keys @ right.double().T) @ left.double().T
     assert (moved - moved[0]).norm(dim=1).max() < 1e-3 * moved[0].norm()
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from refact import cases
 from refact.errors import DataError
+from refact.evidence import cases
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 ROAD = "Type,Prompt,Oracle,Old,New,Positive1,Positive_old1,Positive_new1,Negative1,Negative_new1\n"

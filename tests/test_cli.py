@@ -10,7 +10,7 @@ import pytest
 import tiny
 from PIL import Image
 
-from refact import cli
+from refact.cli import main as cli
 
 
 @pytest.fixture(scope="module")
@@ -137,8 +137,8 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(refact, folder, words, mess
 
 def test_help_and_show_import_no_torch(patch):
     code = (
-        "import sys; sys.argv = {argv!r}\nfrom refact import cli\n"
-        "try: cli.main()\nexcept SystemExit: pass\n"
+        "import sys; sys.argv = {argv!r}\nfrom refact.cli.main import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     )
     for argv in (["refact", "--help"], ["refact", "edit", "--help"], ["refact", "show", str(patch)]):

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from refact import descent
+from refact.search import descent
 
 WIDTH = 12
 

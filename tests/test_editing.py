@@ -13,10 +13,14 @@ from PIL import Image
 from transformers import CLIPTextModel
 
 import refact
-from refact import covariance, editing, scaling, suffix
 from refact.errors import EditError
-from refact.methods import MEMIT, METHODS, TIME, UCE, AlphaEdit, EmbEdit, FineTune, ReFACT, method
-from refact.readings import Reading, reading
+from refact.methods.registry import MEMIT, METHODS, TIME, UCE, AlphaEdit, EmbEdit, FineTune, ReFACT, method
+from refact.models import covariance
+from refact.search import suffix
+from refact.search.readings import Reading, reading
+from refact.search.sentences import sentences_of, wordings
+from refact.search.wanted import frozen, search
+from refact.studies import scaling
 from refact.verification import crowding
 
 CANADA = refact.Edit("the flag of Canada", old="a red flag", new="a blue cat")
@@ -48,7 +52,7 @@ def fresh_keys(encoder, chosen, edit) -> list[torch.Tensor]:
     """The edit's keys by a plain forward with a hook, one a sentence."""
     templates = chosen.templates[: chosen.contexts]
     rows = []
-    for prompt, words in editing.wordings(edit):
+    for prompt, words in wordings(edit):
         for template in templates:
             text = template.replace("{}", prompt)
             rows.append(encoder.keys([text], [encoder.locate(text, words)], chosen.layer)[0])
@@ -72,7 +76,7 @@ def test_value_form_is_romes_rank_one_update(model, encoder):
     chosen = ReFACT(**QUICK, write="value", keep_ends=False, hold=0.999999)
     patch = chosen(model, [CANADA])
     read = reading(encoder, "pooled", ())
-    sentences = editing.sentences_of(encoder, read, CANADA, chosen.templates[:4])
+    sentences = sentences_of(encoder, read, CANADA, chosen.templates[:4])
     begun = suffix.start(encoder.tower, 1, [sentences], read.depth)
     key, before = (x[0].mean(0).double().numpy() for x in (begun.keys, begun.values))
     seen = covariance.obtain(encoder, 1, tokens=1500, rarity=chosen.rarity)
@@ -107,9 +111,9 @@ def test_the_same_edit_gives_the_same_bytes(model, tmp_path):
 
 def test_a_batch_equals_edits_made_one_by_one(model):
     chosen = ReFACT(**QUICK | {"max_steps": 25, "stop": 0.5, "learning_rate": 0.3})
-    read = next(editing.search(chosen, model, e, 1, [CANADA, FRANCE]) for e in model.encoders.values())
+    read = next(search(chosen, model, e, 1, [CANADA, FRANCE]) for e in model.encoders.values())
     for i, edit in enumerate((CANADA, FRANCE)):
-        alone = next(editing.search(chosen, model, e, 1, [edit]) for e in model.encoders.values())
+        alone = next(search(chosen, model, e, 1, [edit]) for e in model.encoders.values())
         assert int(alone.found.steps[0]) == int(read.found.steps[i])
         assert torch.allclose(alone.offsets[0], read.offsets[i], atol=1e-4, rtol=1e-3)
 
@@ -181,9 +185,9 @@ def test_every_method_makes_a_patch_that_changes_the_prompt_and_reverts(model, c
 def test_memit_with_a_small_ridge_reaches_the_state_that_was_searched(model, encoder):
     chosen = MEMIT(**QUICK | {"layer": 2}, depth=2)
     chosen = dataclasses.replace(chosen, ridge=1e-9, keep_ends=False)
-    from refact.multilayer import _states
+    from refact.writing.multilayer import _states
 
-    goal = _states(chosen, encoder, 2, [CANADA])[1] + editing.search(chosen, model, encoder, 2, [CANADA]).offsets
+    goal = _states(chosen, encoder, 2, [CANADA])[1] + search(chosen, model, encoder, 2, [CANADA]).offsets
     start = _states(chosen, encoder, 2, [CANADA])[1]
     with chosen(model, [CANADA]).applied(model):
         reached = _states(chosen, encoder, 2, [CANADA])[1]
@@ -193,7 +197,7 @@ def test_memit_with_a_small_ridge_reaches_the_state_that_was_searched(model, enc
 def test_both_ways_to_the_features_agree(model, encoder):
     for embedding in ("pooled", "conditioning"):
         read = reading(encoder, embedding, ["a photo of a dog", "the king", "a red car"])
-        sentences = editing.sentences_of(encoder, read, refact.Edit("a blue cat", new="x"), ("{}", "a photo of {}"))
+        sentences = sentences_of(encoder, read, refact.Edit("a blue cat", new="x"), ("{}", "a photo of {}"))
         begun = suffix.start(encoder.tower, 1, [sentences], read.depth)
         ours = read.of_states(*begun.suffix(torch.zeros(1, encoder.width)))[0]
         assert torch.allclose(ours, read.of_texts(["a blue cat", "a photo of a blue cat"]), atol=1e-4)
@@ -255,16 +259,16 @@ def test_edits_are_searched_with_their_like_and_come_back_in_order(model, encode
         assert max(sizes[at] for at in group) * len(group) <= 2 * sum(sizes[at] for at in group)
     long = refact.Edit("the flag of the national animal of canada", new="a dog", aliases=["a blue animal", "a red cat"])
     edits = [long, CANADA, FRANCE]
-    together = editing.search(ReFACT(**QUICK), model, encoder, 1, edits)
+    together = search(ReFACT(**QUICK), model, encoder, 1, edits)
     for at, edit in enumerate(edits):
-        alone = editing.search(ReFACT(**QUICK), model, encoder, 1, [edit])
+        alone = search(ReFACT(**QUICK), model, encoder, 1, [edit])
         torch.testing.assert_close(together.keys[at], alone.keys[0], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(together.offsets[at], alone.offsets[0], rtol=1e-3, atol=1e-4)
 
 
 def test_a_search_asks_for_no_weights_gradient_and_leaves_the_flags(model, encoder):
     asked = [w.requires_grad for w in encoder.module.parameters()]
-    with editing.frozen(encoder.module, None):
+    with frozen(encoder.module, None):
         assert not any(w.requires_grad for w in encoder.module.parameters())
     assert [w.requires_grad for w in encoder.module.parameters()] == asked
     assert any(asked)

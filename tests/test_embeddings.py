@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import save_file
 
 import refact
-from refact.embeddings import read
 from refact.errors import ModelError
-from refact.methods import ReFACT
+from refact.methods.refact import ReFACT
+from refact.models.embeddings import read
 from refact.verification import verify
 
 QUICK = ReFACT(layer=1, contexts=2, negatives=4, max_steps=60, tokens=1500, shrink=1e-2, objective="direct")

@@ -13,9 +13,10 @@ from PIL import Image
 from torch.nn.functional import normalize
 
 import refact
-from refact import covariance, gap
 from refact.errors import EditError
-from refact.readings import reading
+from refact.models import covariance
+from refact.search import gap
+from refact.search.readings import reading
 
 QUICK = {"layer": 1, "contexts": 2, "negatives": 4, "max_steps": 3, "tokens": 800, "shrink": 1e-2}
 

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refact import metrics
-from refact.metrics import Tally
+from refact.evidence import metrics
+from refact.evidence.metrics import Tally
 
 
 def margins(*rows: list[list[float]]) -> list[np.ndarray]:

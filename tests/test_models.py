@@ -19,7 +19,7 @@ from torch import nn
 
 from refact.errors import ModelError
 from refact.families import FAMILIES
-from refact.models import Model, Picture, load
+from refact.models.model import Model, Picture, load
 
 PROMPTS = ["the president of France", "", "a photo of the national flag of Canada's king, standing"]
 FAST = {"steps": 2, "size": 32}
@@ -102,7 +102,7 @@ def test_half_precision_files_are_edited_in_float32(tmp_path):
 def test_editing_needs_no_diffusers(folders):
     code = f"""
 import sys
-from refact.models import load
+from refact.models.model import load
 model = load({str(folders["sdxl"])!r})
 model.encode("a cat"), model.fingerprints(), model["text_encoder.text_model.encoder.layers.1.mlp.fc2"]
 assert "diffusers" not in sys.modules

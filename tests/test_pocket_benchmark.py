@@ -11,7 +11,7 @@ import pytest
 
 from pocket import benchmark
 from pocket.world import OUT, make
-from refact.cases import BUNDLED, Case, hints, read_cases
+from refact.evidence.cases import BUNDLED, Case, hints, read_cases
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,13 @@ import pretend
 import pytest
 from test_benchmark import CASES, METHODS, case, run
 
-from refact import plots, probing, report, results, scaling, strips, studies
-from refact.cases import Case, Probe
 from refact.edits import Edit
 from refact.errors import DataError
-from refact.plots import Point
+from refact.evidence import plots, report, results, strips
+from refact.evidence.cases import Case, Probe
+from refact.evidence.plots import Point
+from refact.studies import probing, quality, scaling, sequence, variants
+from refact.studies.pages import SECTIONS
 
 VOID = {"meta", "img", "input", "br", "circle", "line", "polygon", "polyline", "link"}
 
@@ -145,9 +147,9 @@ def test_several_folders_and_studies_make_one_page(tmp_path) -> None:
     short = {"judge": pretend.judge(), "seeds": [0]}
     model = pretend.PretendModel()
     folders = [
-        studies.sweep(CASES, model, pretend.Swap(), "strength", [0.1, 0.5, 1.0], tmp_path / "sweep", **short),
-        studies.sequence(CASES, model, pretend.Swap(), tmp_path / "sequence", every=1, orders=2, **short),
-        studies.sweep(
+        variants.sweep(CASES, model, pretend.Swap(), "strength", [0.1, 0.5, 1.0], tmp_path / "sweep", **short),
+        sequence.sequence(CASES, model, pretend.Swap(), tmp_path / "sequence", every=1, orders=2, **short),
+        variants.sweep(
             probing.concepts("a cat", ["a dog", "a cow"]),
             model,
             pretend.Swap(),
@@ -158,8 +160,8 @@ def test_several_folders_and_studies_make_one_page(tmp_path) -> None:
         ),
         run(tmp_path / "mixed", cases=[*CASES, replace(case("a b", "c", "d"), kind="inverse")], methods=METHODS),
     ]
-    studies.quality(model, ["a wolf", "a cat"], {}, tmp_path / "quality", short["judge"])
-    text, found = parsed(report.write([*folders, tmp_path / "quality"], tmp_path / "r.html"))
+    quality.quality(model, ["a wolf", "a cat"], {}, tmp_path / "quality", short["judge"])
+    text, found = parsed(report.write([*folders, tmp_path / "quality"], tmp_path / "r.html", studies=SECTIONS))
     assert [tag for tag, _ in found].count("section") == 5
     assert [tag for tag, _ in found].count("polyline") >= 10
     assert "edits so far" in text
@@ -175,7 +177,7 @@ def test_the_scale_study_is_curves_over_the_number_of_facts(tmp_path) -> None:
         scaling.Row("memit", "at once", 100, refused="too many"),
     ]
     (tmp_path / "scale.json").write_text(json.dumps([asdict(row) for row in rows]))
-    text, found = parsed(report.write(tmp_path, tmp_path / "r.html"))
+    text, found = parsed(report.write(tmp_path, tmp_path / "r.html", studies=SECTIONS))
     tags = [tag for tag, _ in found]
     assert tags.count("figure") == 2  # pictures are known at one number of facts only: no curve
     assert tags.count("polyline") == 4

@@ -10,11 +10,12 @@ import pytest
 import tiny
 
 import refact
-from refact import pocket, scaling
-from refact.cases import Probe
+from refact import pocket
 from refact.edits import Edit
 from refact.errors import EditError, RefactError
-from refact.methods import ReFACT
+from refact.evidence.cases import Probe
+from refact.methods.refact import ReFACT
+from refact.studies import scaling
 
 QUICK = ReFACT(layer=1, contexts=2, negatives=4, max_steps=4, tokens=1500, shrink=1e-2, keep_ends=False)
 OTHERS = ["a red phone", "two cats", "the tower"]

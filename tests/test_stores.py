@@ -9,12 +9,13 @@ import torch
 from typer.testing import CliRunner
 
 import refact
-from refact import editing
-from refact.cli import app
-from refact.commands import build as _build  # noqa: F401  registers the commands
+from refact.cli import main as _commands  # noqa: F401  registers the commands
+from refact.cli.app import app
 from refact.errors import PatchError
-from refact.methods import MEMIT, ReFACT
+from refact.methods.registry import MEMIT, ReFACT
 from refact.patch import Patch, merge
+from refact.search.keys import keys_of
+from refact.search.sentences import templates_of
 from refact.stores import build, conflicts, known_of, solve_jointly
 
 CLOSE = 1e-3  # relative: keys come from float32 passes, and the solve makes their rounding some thousand times larger
@@ -60,7 +61,7 @@ def test_solved_jointly_every_fact_is_written_whole_at_its_own_keys(model, singl
     ((site, (left, right)),) = joint.factors.items()
     for alone in singles:
         (fact,) = known_of(model, alone)
-        keys = editing.keys_of(model.encoders["text_encoder"], 3, fact.edit, editing.templates_of(QUICK))
+        keys = keys_of(model.encoders["text_encoder"], 3, fact.edit, templates_of(QUICK))
         moved = keys @ right.double().T @ left.double().T
         assert (moved - fact.offsets[site]).norm(dim=1).max() < 1e-4 * fact.offsets[site].norm()
 
@@ -167,7 +168,7 @@ def test_planted_conflicts_are_found_and_no_others(model) -> None:
             [p for p, e in zip(patches, edits) if e.name == name] for name in (clash.first, clash.second)
         )
         (fact,) = known_of(model, one)
-        keys = editing.keys_of(model.encoders["text_encoder"], 3, fact.edit, QUICK.templates[:4])
+        keys = keys_of(model.encoders["text_encoder"], 3, fact.edit, QUICK.templates[:4])
         moved = (keys @ dense(other).T).norm(dim=1).mean() / fact.offsets[clash.site].norm()
         assert moved == pytest.approx(clash.size, rel=1e-3)
         assert moved >= 0.2

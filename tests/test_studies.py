@@ -11,10 +11,12 @@ import pretend
 import pytest
 from test_benchmark import CASES, case
 
-from refact import probing, results, studies
-from refact.cases import Case
 from refact.edits import Edit
 from refact.errors import DataError, RefactError
+from refact.evidence import results
+from refact.evidence.bench import run
+from refact.evidence.cases import Case
+from refact.studies import probing, quality, sequence, tuning, variants
 
 SHORT = {"judge": pretend.judge(), "seeds": range(2)}
 
@@ -38,7 +40,7 @@ def values(out, side: str = "image") -> dict[str, dict[str, float]]:
 
 
 def test_a_layer_search_tells_the_layers_apart(tmp_path) -> None:
-    found = values(studies.layers(CASES, pretend.PretendModel(), Layered(), tmp_path / "s", layers=[0, 1, 2], **SHORT))
+    found = values(variants.layers(CASES, pretend.PretendModel(), Layered(), tmp_path / "s", layers=[0, 1, 2], **SHORT))
     assert list(found) == ["baseline", "layer=0", "layer=1", "layer=2"]
     assert found["layer=0"] == found["layer=1"]
     assert found["layer=0"]["efficacy"] == 1
@@ -47,18 +49,18 @@ def test_a_layer_search_tells_the_layers_apart(tmp_path) -> None:
 
 def test_a_sweep_over_no_setting_is_refused(tmp_path) -> None:
     with pytest.raises(RefactError, match="no setting 'depth'"):
-        studies.sweep(CASES, pretend.PretendModel(), Layered(), "depth", [1], tmp_path / "s")
+        variants.sweep(CASES, pretend.PretendModel(), Layered(), "depth", [1], tmp_path / "s")
 
 
 def test_tuning_chooses_by_validation_rows_and_keeps_what_was_tried(tmp_path) -> None:
     grids = {"layered": [Layered(layer=2), Layered(layer=1)], "swap": [pretend.Swap(), pretend.Swap(0.5)]}
-    chosen = studies.tune(CASES, pretend.PretendModel(), grids, tmp_path / "t", **SHORT)
+    chosen = tuning.tune(CASES, pretend.PretendModel(), grids, tmp_path / "t", **SHORT)
     assert chosen["layered"] == Layered(layer=1)
     assert chosen["swap"] == pretend.Swap()
     kept = json.loads((tmp_path / "t" / "tuning.json").read_text())
     assert set(kept["scores"]) == {"baseline", "layered #0", "layered #1", "swap #0", "swap #1"}
     with pytest.raises(RefactError, match="same number"):
-        studies.tune(CASES, pretend.PretendModel(), grids | {"more": [pretend.Swap()]}, tmp_path / "u", **SHORT)
+        tuning.tune(CASES, pretend.PretendModel(), grids | {"more": [pretend.Swap()]}, tmp_path / "u", **SHORT)
 
 
 MANY = [*CASES, case("the anthem of Oslo", "harp", "drum"), case("the statue of Lima", "lion", "tapir")]
@@ -66,7 +68,7 @@ MANY = [*CASES, case("the anthem of Oslo", "harp", "drum"), case("the statue of 
 
 def test_a_sequence_scores_the_edits_so_far_with_all_of_them_active(tmp_path) -> None:
     model = pretend.PretendModel()
-    out = studies.sequence(MANY, model, pretend.Swap(), tmp_path / "q", every=3, orders=2, **SHORT)
+    out = sequence.sequence(MANY, model, pretend.Swap(), tmp_path / "q", every=3, orders=2, **SHORT)
     run = results.read_run(out)
     counts = {label: sum(label in c["scores"] for c in run.cases) for label in run.labels}
     assert counts == {"baseline": 4} | {f"order {o}, after {k}": k for o in (0, 1) for k in (3, 4)}
@@ -86,20 +88,20 @@ def test_a_sequence_that_was_stopped_goes_on_and_ends_the_same(tmp_path) -> None
             yield item
 
     options = {"every": 2, "orders": 2, **SHORT}
-    whole = studies.sequence(MANY, pretend.PretendModel(), pretend.Swap(), tmp_path / "whole", **options)
+    whole = sequence.sequence(MANY, pretend.PretendModel(), pretend.Swap(), tmp_path / "whole", **options)
     model = pretend.PretendModel()
     with pytest.raises(Stopped):
-        studies.sequence(MANY, model, pretend.Swap(), tmp_path / "part", progress=stop, **options)
+        sequence.sequence(MANY, model, pretend.Swap(), tmp_path / "part", progress=stop, **options)
     assert model.swaps == []
-    part = studies.sequence(MANY, pretend.PretendModel(), pretend.Swap(), tmp_path / "part", **options)
+    part = sequence.sequence(MANY, pretend.PretendModel(), pretend.Swap(), tmp_path / "part", **options)
     assert results.read_run(part).cases == results.read_run(whole).cases
     again = pretend.PretendModel()
-    studies.sequence(MANY, again, pretend.Swap(), tmp_path / "part", **options)
+    sequence.sequence(MANY, again, pretend.Swap(), tmp_path / "part", **options)
     assert again.made == []
 
 
 def test_an_edit_that_is_refused_in_a_sequence_is_said(tmp_path) -> None:
-    out = studies.sequence(CASES, pretend.PretendModel(), pretend.Fails(), tmp_path / "q", every=2, orders=1, **SHORT)
+    out = sequence.sequence(CASES, pretend.PretendModel(), pretend.Fails(), tmp_path / "q", every=2, orders=1, **SHORT)
     scores = results.read_run(out).cases[0]["scores"]["order 0, after 2"]
     assert scores["refused"] == "the subject is absent"
     assert scores["image"]
@@ -113,7 +115,7 @@ def test_targets_by_picture_are_drawn_by_the_clean_model() -> None:
         def __call__(self, model, edits, onto=()):
             seen.extend(edits)
 
-    studies.ByPictures(Looks(), pictures=3)(pretend.PretendModel(), [CASES[0].edit])
+    variants.ByPictures(Looks(), pictures=3)(pretend.PretendModel(), [CASES[0].edit])
     assert len(seen[0].new) == 3
     judge = pretend.judge()
     assert (judge.of_images(seen[0].new) @ judge.of_texts(["heron"])[0] > 0.9).all()
@@ -122,12 +124,12 @@ def test_targets_by_picture_are_drawn_by_the_clean_model() -> None:
 def test_an_unaided_method_is_told_the_fact_alone() -> None:
     seen = []
     edit = dataclasses.replace(CASES[0].edit, aliases=("that one",), preserve=("a tree",))
-    studies.Unaided(lambda model, edits, onto: seen.extend(edits))(None, [edit])
+    variants.Unaided(lambda model, edits, onto: seen.extend(edits))(None, [edit])
     assert seen == [dataclasses.replace(edit, aliases=(), preserve=())]
 
 
 def test_the_papers_variants_are_all_there_and_all_different() -> None:
-    found = studies.variants()
+    found = variants.variants()
     assert {"refact", "refact:paper", "contrastive", "cosine", "image target", "conditioning", "no covariance"} < set(
         found
     )
@@ -138,14 +140,14 @@ def test_quality_measures_before_and_after_and_is_not_done_twice(tmp_path) -> No
     captions = [f"{a} and {b}" for a in ("wolf", "cat", "boat") for b in ("tree", "house", "hill")]
     change = {"edited": [pretend.PretendPatch(Edit("wolf", new="zebra"), {"edits": []})]}
     model = pretend.PretendModel()
-    found = studies.quality(model, captions, change, tmp_path / "q", pretend.judge(), batch=4)
+    found = quality.quality(model, captions, change, tmp_path / "q", pretend.judge(), batch=4)
     assert found["before"]["clip_score"] > 90 > found["edited"]["clip_score"]
     assert found["edited"]["cmmd"] > 3 * found["before"]["cmmd"]
     again = pretend.PretendModel()
-    assert studies.quality(again, captions, change, tmp_path / "q", pretend.judge(), batch=4) == found
+    assert quality.quality(again, captions, change, tmp_path / "q", pretend.judge(), batch=4) == found
     assert again.made == []
     with pytest.raises(DataError, match="seed"):
-        studies.quality(again, captions, change, tmp_path / "q", pretend.judge(), batch=4, seed=1)
+        quality.quality(again, captions, change, tmp_path / "q", pretend.judge(), batch=4, seed=1)
 
 
 def test_quality_against_a_folder_of_pictures(tmp_path) -> None:
@@ -153,7 +155,7 @@ def test_quality_against_a_folder_of_pictures(tmp_path) -> None:
     (tmp_path / "real").mkdir()
     for i, caption in enumerate(captions):
         pretend.drawn(caption, 0).save(tmp_path / "real" / f"{i}.png")
-    found = studies.quality(
+    found = quality.quality(
         pretend.PretendModel(), captions, {}, tmp_path / "q", pretend.judge(), reference=tmp_path / "real"
     )
     assert found["before"]["fid"] == pytest.approx(0, abs=1e-4)
@@ -168,9 +170,7 @@ def test_a_companion_is_kept_and_the_new_thing_is_shown(tmp_path) -> None:
     probe = derived[1].positives[0]
     assert (probe.prompt, probe.new) == ("a clock and the crest of Bern", "a clock and moose")
     assert (derived[1].negatives[0].old, derived[1].negatives[0].new) == ("a clock and moose", "moose")
-    out = studies.run(
-        derived, pretend.PretendModel(), {"swap": pretend.Swap(), "oracle": None}, tmp_path / "c", **SHORT
-    )
+    out = run(derived, pretend.PretendModel(), {"swap": pretend.Swap(), "oracle": None}, tmp_path / "c", **SHORT)
     assert values(out)["swap"]["specificity"] == values(out)["oracle"]["specificity"] == 1
     assert values(out)["swap"]["generality"] == values(out)["oracle"]["generality"] == 1
 
@@ -213,13 +213,13 @@ def test_relations_of_a_role() -> None:
 
 def test_groups_part_a_run_by_kind(tmp_path) -> None:
     mixed = [CASES[0], probing.concepts("a cat", ["a dog"])[0]]
-    found = results.groups(results.read_run(studies.run(mixed, pretend.PretendModel(), {}, tmp_path / "g", **SHORT)))
+    found = results.groups(results.read_run(run(mixed, pretend.PretendModel(), {}, tmp_path / "g", **SHORT)))
     assert {kind: len(part.cases) for kind, part in found.items()} == {"timed": 1, "concepts": 1}
     assert not np.isnan(values(tmp_path / "g")["baseline"]["efficacy"])
 
 
 def test_every_method_gets_as_many_settings_as_the_others() -> None:
-    found = studies.grids(studies.GRIDS)
+    found = tuning.grids(tuning.GRIDS)
     assert {len({repr(m) for m in grid}) for grid in found.values()} == {6}  # none twice
     with pytest.raises(RefactError, match="no grid"):
-        studies.grids(["memit"])
+        tuning.grids(["memit"])

@@ -8,9 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 import refact
-from refact import commands
-from refact.cli import app
-from refact.methods import ReFACT
+from refact.cli import main as commands
+from refact.cli.app import app
+from refact.methods.refact import ReFACT
 
 DATA = "pocket-road-validation"
 RUNS = {

@@ -6,9 +6,10 @@ import pytest
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from refact import hooks, suffix
-from refact.encoders import text_tower
-from refact.suffix import Sentence
+from refact.models import hooks
+from refact.models.encoders import text_tower
+from refact.search import suffix
+from refact.search.suffix import Sentence
 
 BOS, EOS, LENGTH = 48, 49, 16
 

@@ -6,10 +6,10 @@ import pytest
 import tiny
 import torch
 
-from refact.encoders import TextEncoder
 from refact.errors import EditError
 from refact.families import FAMILIES
-from refact.tracing import trace
+from refact.models.encoders import TextEncoder
+from refact.studies.tracing import trace
 
 PROMPT = "a photo of the president of france"
 OTHERS = ["a dog", "a red car", "the capital of canada"]

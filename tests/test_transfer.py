@@ -7,8 +7,8 @@ import tiny
 import torch
 
 import refact
-from refact.methods import ReFACT
-from refact.transfer import markdown, perturbed, transfer
+from refact.methods.refact import ReFACT
+from refact.studies.transfer import markdown, perturbed, transfer
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,65 @@
+"""`refact stats` and `refact models`: what is known of a model."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from .app import AsJson, Device, ModelName, Quiet, app, bar, open_model, say
+
+
+@app.command()
+def stats(
+    model: ModelName = "pocket",
+    layer: Annotated[list[int] | None, typer.Option(help="Layers; by default every one that takes edits.")] = None,
+    corpus: Annotated[
+        str, typer.Option(help="captions (built in), a text or csv file, or hf:NAME; by default what edits use.")
+    ] = "",
+    tokens: Annotated[int, typer.Option(help="How many tokens to read.")] = 100_000,
+    padding: Annotated[bool, typer.Option(help="Count the pipeline's padding rows too.")] = False,
+    rarity: Annotated[float, typer.Option(help="Weight of a key: its token's frequency to minus this power.")] = 1.0,
+    device: Device = None,
+    quiet: Quiet = False,
+) -> None:
+    """Collect the second moments of the MLPs' inputs over a corpus, and keep it in the cache ($REFACT_CACHE).
+
+    Example: refact stats -m stable-diffusion-v1-5/stable-diffusion-v1-5 --layer 7 --layer 9
+    """
+    from ..models.covariance import obtain
+
+    ready = open_model(model, device, None)
+    for encoder in ready.encoders.values():
+        for one in layer if layer else encoder.effective:
+            made = obtain(encoder, one, corpus or ready.corpus, tokens, padding, rarity, progress=bar(quiet))
+            say(quiet, f"{encoder.site(one)}: {made.tokens} tokens of {made.corpus}")
+
+
+@app.command()
+def models(
+    name: Annotated[str | None, typer.Argument(help="'pocket', a folder or a hub id; nothing: the families.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The families of models that can be edited; or what one model is; or the bundled model's world.
+
+    Example: refact models pocket --json
+    """
+    from ..families import FAMILIES
+
+    if name is None:
+        rows = {f.name: {"title": f.title, "encoders": [e.name for e in f.encoders]} for f in FAMILIES.values()}
+        lines = [f"{key:6} {row['title']:32} {', '.join(row['encoders'])}" for key, row in rows.items()]
+        typer.echo(json.dumps(rows, indent=1) if as_json else "\n".join(lines))
+    elif name == "pocket":
+        from .. import pocket
+
+        world = pocket.world()
+        named = {c["id"]: c["wordings"][0] for c in world["concepts"]}
+        shows = {c["id"]: f" -> {named[c['depicts']]}" for c in world["concepts"] if c["kind"] == "role"}
+        text = "\n".join(f"{c['kind']:7} {named[c['id']]}{shows.get(c['id'], '')}" for c in world["concepts"])
+        typer.echo(json.dumps(world, indent=1, ensure_ascii=False) if as_json else text)
+    else:
+        ready = open_model(name)
+        form = {"name": ready.name, "family": ready.family.name, "encoders": ready.fingerprints()}
+        typer.echo(json.dumps(form, indent=1) if as_json else "\n".join(f"{k}: {v}" for k, v in form.items()))

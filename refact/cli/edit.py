@@ -1,0 +1,155 @@
+"""`refact edit` and `refact build`: facts in, a patch file out."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..edits import read_edits, read_prompts
+from ..errors import RefactError
+from ..methods.refact import ReFACT
+from ..methods.registry import METHODS, method, presets
+from .app import (
+    AsJson,
+    Device,
+    Dtype,
+    Embeddings,
+    ModelName,
+    Quiet,
+    app,
+    check_output,
+    open_model,
+    patches_of,
+    say,
+    with_settings,
+)
+
+
+@app.command()
+@with_settings
+def edit(
+    settings: dict,
+    model: ModelName = "pocket",
+    prompt: Annotated[str | None, typer.Option(help="Where the fact is looked up.")] = None,
+    new: Annotated[list[str] | None, typer.Option(help="What it shall mean: a text, or pictures' paths.")] = None,
+    old: Annotated[str | None, typer.Option(help="What it means today.")] = None,
+    subject: Annotated[str | None, typer.Option(help="The words in the prompt that carry the fact.")] = None,
+    alias: Annotated[list[str] | None, typer.Option(help="Another wording of the subject.")] = None,
+    aliases: Annotated[bool, typer.Option("--propose-aliases", help="Add wordings by pattern, and say which.")] = False,
+    demonym: Annotated[str | None, typer.Option(help="For those patterns: Canadian, where Canada is.")] = None,
+    preserve: Annotated[list[str] | None, typer.Option(help="A prompt that must stay as it is.")] = None,
+    preserve_file: Annotated[Path | None, typer.Option(help="A file of such prompts, one a line.")] = None,
+    edits: Annotated[Path | None, typer.Option(help="Several edits from a .toml, .json or .csv file.")] = None,
+    onto: Annotated[list[Path] | None, typer.Option(help="A patch whose facts must stay.")] = None,
+    by: Annotated[str, typer.Option("--method", help=", ".join([*METHODS, *presets()]))] = "refact",
+    clip: Annotated[str | None, typer.Option(help="Folder of the companion CLIP, for targets by picture.")] = None,
+    embedding: Embeddings = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("edit.safetensors"),
+    device: Device = None,
+    dtype: Dtype = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Change what a prompt means; write the change as a small LoRA file; check that it holds.
+
+    Example: refact edit -m pocket --prompt "the national animal of Canada" --old "a beaver" --new "a penguin"
+
+    Exit code 3: the file was written, but the fact does not hold on the text side.
+    """
+    from ..aliases import propose_aliases
+    from ..pocket import near
+    from ..verification import unseen, verify
+
+    wanted = _edits(edits, prompt, new, old, subject, alias, preserve, preserve_file)
+    check_output(output)
+    if aliases:
+        more = [propose_aliases(edit.words, demonym) for edit in wanted]
+        wanted = [dataclasses.replace(e, aliases=tuple(dict.fromkeys(e.aliases + m))) for e, m in zip(wanted, more)]
+        say(quiet or as_json, *(f"{e.words}, also as: {', '.join(e.aliases) or 'nothing else'}" for e in wanted))
+    chosen = method(by, **settings)
+    ready = open_model(model, device, dtype, companion=clip, encoders=settings.get("encoders"), embeddings=embedding)
+    patch = chosen(ready, wanted, [p for p, _ in patches_of(map(str, onto or []))])
+    patch.save(output)
+    if unseen(patch):
+        say(quiet or as_json, f"{output}: {len(wanted)} edit(s). Check with: refact verify {output} --images")
+        return
+    tell(verify(ready, patch, watch=near(ready, wanted)), output, quiet, as_json)
+
+
+@app.command()
+@functools.partial(with_settings, classes=(ReFACT,), defaults=ReFACT.many())
+def build(
+    edits: Annotated[Path, typer.Argument(help="The facts: a .toml, .json or .csv file.")],
+    settings: dict,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The patch; what it has already is not searched again.")
+    ],
+    model: ModelName = "pocket",
+    preserve_file: Annotated[Path | None, typer.Option(help="A file of prompts that must stay, one a line.")] = None,
+    device: Device = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a patch from a file of facts, or bring one up to date: only facts that changed are searched for again.
+
+    Searched as by refact:many, longer than `refact edit` does.
+
+    Example: refact build facts.toml -o facts.safetensors
+
+    Exit code 3: the file was written, but a fact does not hold on the text side.
+    """
+    from ..patch import Patch
+    from ..pocket import near
+    from ..stores import build as make
+    from ..verification import verify
+
+    check_output(output)
+    kept = tuple(read_prompts(preserve_file))
+    wanted = [dataclasses.replace(edit, preserve=(*edit.preserve, *kept)) for edit in read_edits(edits)]
+    ready = open_model(model, device, None)
+    patch, new = make(ready, wanted, ReFACT.many(**settings), Patch.load(output) if output.exists() else None)
+    patch.save(output)
+    say(quiet or as_json, f"{len(wanted)} facts, {len(new)} of them searched for: {', '.join(new[:8]) or 'none'}")
+    tell(verify(ready, patch, watch=near(ready, wanted)), output, quiet, as_json)
+
+
+def tell(facts: list[Any], output: Path, quiet: bool, as_json: bool) -> None:
+    """Say which facts hold in the file just written; exit with 3 where one does not."""
+    from ..record import read_record
+    from ..verification import crowding, described
+
+    if as_json:
+        typer.echo(json.dumps({"file": str(output), "facts": [fact.to_json() for fact in facts]}, indent=1))
+    else:
+        say(
+            quiet,
+            *described(facts),
+            *crowding(read_record(output)),
+            f"{output}: {output.stat().st_size / 1024:.0f} KB. To use it: refact show {output}",
+        )
+    if not all(fact.holds for fact in facts):
+        raise typer.Exit(3)
+
+
+def _edits(path, prompt, new, old, subject, alias, preserve, preserve_file) -> list[Any]:
+    from ..edits import Edit
+
+    kept = [*(preserve or []), *read_prompts(preserve_file)]
+    if path:
+        return [dataclasses.replace(e, preserve=(*e.preserve, *kept)) for e in read_edits(path)]
+    if not prompt or not new:
+        raise RefactError("give --prompt and --new, or --edits FILE")
+    if old in new:
+        raise RefactError(f"--old and --new are both {old!r}: there is nothing to change")
+    form = {"prompt": prompt, "old": old, "subject": subject, "aliases": alias or [], "preserve": kept}
+    pictures = [n for n in new if Path(n).suffix.lower() in {".png", ".jpg", ".jpeg", ".webp"}]
+    if missing := [picture for picture in pictures if not Path(picture).is_file()]:
+        raise RefactError(f"{missing[0]}: no such picture")
+    if len(new) > 1 and len(pictures) < len(new):
+        raise RefactError("--new is one text, or one or several pictures")
+    return [Edit.from_json(form | {"new": {"images": pictures} if pictures else new[0]})]

@@ -1,0 +1,125 @@
+"""What is done with patch files: show, import, merge, conflicts, bake."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import RefactError
+from .app import AsJson, Device, Dtype, ModelName, Patches, Quiet, app, check_output, open_model, patches_of, say
+
+
+@app.command()
+def show(
+    file: Annotated[Path, typer.Argument(help="The patch.")],
+    as_json: AsJson = False,
+) -> None:
+    """What a patch changes, and the exact lines to use it in diffusers, ComfyUI and A1111.
+
+    Example: refact show canada.safetensors
+    """
+    from ..record import describe, read_record, usage
+
+    record = read_record(file)
+    typer.echo(json.dumps(record, indent=1) if as_json else f"{describe(file, record)}\n\n{usage(file, record)}")
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="A LoRA that changes fc2 layers of a text encoder only.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The patch to write.")],
+    family: Annotated[str | None, typer.Option(help="sd1, sd2, sdxl, sd3 or flux, where names do not tell.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Read such a LoRA back as a patch.
+
+    Example: refact import lora.safetensors -o patch.safetensors
+    """
+    from ..patch import from_lora
+
+    patch = from_lora(file, family=family)
+    patch.save(output)
+    say(quiet, f"{output}: {', '.join(patch.factors)}")
+
+
+@app.command()
+def bake(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")],
+    model: ModelName = "pocket",
+    patch: Patches = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write a whole pipeline with the patches inside, which any diffusers or transformers version reads.
+
+    Example: refact bake -m pocket --patch canada.safetensors -o canada-model
+    """
+    from ..patch import bake as bake_patches
+
+    loaded = patches_of(patch or [])
+    bake_patches(open_model(model, device, dtype), [one.scaled(s) if s != 1 else one for one, s in loaded], output)
+    say(quiet, f"{output}: a pipeline with {sum(len(one.names) for one, _ in loaded)} facts changed")
+
+
+@app.command()
+def merge(
+    files: Annotated[list[Path], typer.Argument(help="The patches.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
+    solve: Annotated[bool, typer.Option("--solve", help="Write them anew, together: none moves another.")] = False,
+    model: ModelName = "pocket",
+    quiet: Quiet = False,
+) -> None:
+    """Put several patches into one file; each fact can still be switched off or weakened.
+
+    Summed as they are; with --solve written anew on --model as if made in one go, without searching again.
+
+    Example: refact merge canada.safetensors france.safetensors -o facts.safetensors
+    """
+    from ..patch import Patch
+    from ..patch import merge as merge_patches
+
+    check_output(output)
+    patches = [Patch.load(file) for file in files]
+    facts = [(edit.prompt, str(edit.new)) for patch in patches for edit in patch.edits]
+    if twice := [fact for fact in facts if facts.count(fact) > 1]:
+        raise RefactError(f"{twice[0][0]!r} -> {twice[0][1]!r} is in several of them: merged, it would be made twice")
+    if solve:
+        from ..stores import solve_jointly
+
+        merged = solve_jointly(open_model(model), patches)
+    else:
+        merged = merge_patches(patches)
+    merged.save(output)
+    say(quiet, f"{output}: {len(merged.names)} facts, {output.stat().st_size / 1024:.0f} KB")
+
+
+@app.command()
+def conflicts(
+    files: Annotated[list[Path], typer.Argument(help="Patches by ReFACT, in the order in which they are to be used.")],
+    model: ModelName = "pocket",
+    overlap: Annotated[float, typer.Option(help="Report keys that coincide by this share.")] = 0.5,
+    harm: Annotated[float, typer.Option(help="Report facts moved by this share of their own change.")] = 0.2,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say which facts of patches contradict, overlap or harm each other, before they are merged.
+
+    Example: refact conflicts canada.safetensors france.safetensors
+
+    Exit code 3: there are conflicts.
+    """
+    from ..patch import Patch
+    from ..stores import conflicts as between
+
+    found = between(open_model(model), [Patch.load(file) for file in files], overlap, harm)
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(conflict) for conflict in found], indent=1))
+    else:
+        say(quiet, *map(str, found), f"{len(found)} conflict(s)")
+    if found:
+        raise typer.Exit(3)

@@ -1,0 +1,85 @@
+"""`refact bench` and `refact report`: the evidence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .app import AsJson, Autocast, Device, Dtype, ModelName, Quiet, app, bar, open_model, say, seeds_of
+
+
+@app.command()
+def bench(
+    data: Annotated[str, typer.Argument(help="pocket-road, pocket-timed, or a csv in RoAD's or TIMED's columns.")],
+    out: Annotated[Path, typer.Option(help="The run's folder; what is in it already is not done again.")],
+    model: ModelName = "pocket",
+    methods: Annotated[
+        str, typer.Option(help="Names, with commas; time:strength=1 sets one.")
+    ] = "refact,baseline,oracle",
+    seeds: Annotated[str, typer.Option(help="Seeds, like 0-24 (the paper's).")] = "0-4",
+    judge: Annotated[str | None, typer.Option(help="Folder of the judging CLIP; none: the text side only.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only so many cases.")] = None,
+    keep_images: Annotated[int, typer.Option(help="How many seeds' pictures to keep for the report.")] = 1,
+    autocast: Autocast = None,
+    ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster, or 'local'.")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run the paper's evaluation: efficacy, generality, specificity of each method on each case, resumable.
+
+    Example: refact bench pocket-road --methods refact,time,uce,baseline,oracle --seeds 0-4 --out runs/road
+    """
+    from ..evidence.bench import run
+
+    judge = judge_of(judge, model)
+    ready = model if ray else open_model(model, device, dtype)
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    drawn, shown = seeds_of(seeds), bar(quiet or as_json)
+    how: dict = {"limit": limit, "keep_images": keep_images, "autocast": autocast, "ray": ray, "progress": shown}
+    run(data, ready, names, out, seeds=drawn, judge=judge, **how)
+    tell_scores(out, judge, quiet, as_json)
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path("report.html"),
+    strip: Annotated[Path | None, typer.Option(help="A picture to write too: some cases of the first run.")] = None,
+    cases: Annotated[int, typer.Option(help="How many cases that picture shows.")] = 4,
+    quiet: Quiet = False,
+) -> None:
+    """One self-contained HTML page about runs: tables, plots, and a strip of pictures for every case.
+
+    Example: refact report runs/road -o road.html --strip road.png
+    """
+    from .. import pictures
+    from ..evidence import strips
+    from ..evidence.report import write
+    from ..studies.pages import SECTIONS
+
+    say(quiet, str(write(folders, output, studies=SECTIONS)))
+    if strip:
+        say(quiet, str(pictures.save(strips.strip(folders[0], cases), strip)))
+
+
+def judge_of(judge: str | None, model: str) -> str | None:
+    """The judge that was named; the bundled one for the bundled model."""
+    return judge or ("pocket" if model == "pocket" else None)
+
+
+def tell_scores(folder: Path, judge: str | None, quiet: bool, as_json: bool) -> None:
+    """Print a run's scores, text side and pictures apart."""
+    from ..evidence.results import markdown, read_run, summary
+
+    sides = {side: summary(read_run(folder), side) for side in (("image", "text") if judge else ("text",))}
+    if as_json:
+        typer.echo(json.dumps(sides, indent=1, default=str))
+        return
+    for side, found in sides.items():
+        about = f"in pictures, judged by {judge}" if side == "image" else "text side only, no picture was looked at"
+        say(quiet, f"{folder}: {about}", markdown(found), "")

@@ -1,0 +1,111 @@
+"""`refact generate` and `refact verify`: pictures before and after, and whether facts hold."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .app import (
+    AsJson,
+    Device,
+    Dtype,
+    Embeddings,
+    ModelName,
+    Patches,
+    Quiet,
+    Seeds,
+    app,
+    open_model,
+    patches_of,
+    say,
+    seeds_of,
+)
+
+
+@app.command()
+def generate(
+    prompt: Annotated[list[str], typer.Option(help="What to draw; may be repeated.")],
+    model: ModelName = "pocket",
+    patch: Patches = None,
+    seeds: Seeds = "0-3",
+    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance.")] = None,
+    cell: Annotated[int, typer.Option(min=8, help="Width of one picture in the grid, in pixels.")] = 192,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The picture to write.")] = Path("grid.png"),
+    force: Annotated[bool, typer.Option(help="Apply a patch that was made for another model.")] = False,
+    embedding: Embeddings = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    quiet: Quiet = False,
+) -> None:
+    """Draw prompts before and after patches, side by side.
+
+    Example: refact generate --prompt "the national animal of Canada" --patch canada.safetensors -o grid.png
+    """
+    from contextlib import ExitStack
+
+    from .. import pictures
+
+    ready = open_model(model, device, dtype, embeddings=embedding)
+    drawn = seeds_of(seeds)
+    loaded = patches_of(patch or [])
+    before = ready.generate(prompt, drawn, steps, guidance)
+    with ExitStack() as stack:
+        for one, strength in loaded:
+            stack.enter_context(one.applied(ready, strength=strength, force=force))
+        after = ready.generate(prompt, drawn, steps, guidance) if loaded else []
+    rows = []
+    for at, text in enumerate(prompt):
+        mine = slice(at * len(drawn), (at + 1) * len(drawn))
+        rows.append((f"{text} (before)" if loaded else text, [p.image for p in before[mine]]))
+        rows += [(f"{text} (after)", [p.image for p in after[mine]])] if loaded else []
+    say(quiet, str(pictures.save(pictures.grid(rows, cell), output)))
+
+
+@app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(help="The patch.")],
+    model: ModelName = "pocket",
+    images: Annotated[bool, typer.Option(help="Judge pictures instead of the text side.")] = False,
+    judge: Annotated[str | None, typer.Option(help="Folder of the judging CLIP; the pocket has its own.")] = None,
+    seeds: Seeds = "0-9",
+    watch: Annotated[list[str] | None, typer.Option(help="More prompts that should not move.")] = None,
+    fail_under: Annotated[float, typer.Option(min=0, max=1, help="Exit 3 when a smaller share of facts holds.")] = 1.0,
+    force: Annotated[bool, typer.Option(help="Apply a patch that was made for another model.")] = False,
+    embedding: Embeddings = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check the facts of a patch: on the text side in a second, or in pictures with a judge.
+
+    Example: refact verify canada.safetensors -m pocket --images --seeds 0-9 --fail-under 0.9
+    """
+    from ..evidence.sightings import Seen, look
+    from ..patch import Patch
+    from ..pocket import near
+    from ..verification import Fact, described, verify
+
+    ready, patch = open_model(model, device, dtype, embeddings=embedding), Patch.load(file)
+    facts: list[Seen] | list[Fact]
+    if images:
+        facts = look(ready, patch, seeds_of(seeds), judge=judge, force=force)
+        share = sum(fact.share for fact in facts) / len(facts)
+        verdict = f"{share:.0%} of the pictures show their fact"
+        lines = [
+            f"{f.share:.0%} [{f.low:.0%}, {f.high:.0%}] of {f.count} pictures show it: {f.prompt!r}" for f in facts
+        ]
+    else:
+        facts = verify(ready, patch, watch=[*(watch or []), *near(ready, patch.edits)], force=force)
+        share, lines = sum(fact.holds for fact in facts) / len(facts), described(facts)
+        verdict = f"{share:.0%} of the facts hold (text side)"
+    if as_json:
+        typer.echo(json.dumps({"share": share, "facts": [fact.to_json() for fact in facts]}, indent=1))
+    else:
+        say(quiet, *lines, verdict)
+    if share < fail_under:
+        raise typer.Exit(3)

@@ -1,0 +1,389 @@
+"""Runs: every method on every case, judged and kept in a folder that any kill leaves usable.
+
+A run is a folder: `run.json` with its settings, `cases/ID.json` with all scores of a case, `images/ID/METHOD/` with
+the pictures that were to be kept. A unit of work is one method on one case; "clean" is the unit that makes the
+unedited model's pictures, for the baseline and the oracle at once. Numbers are made of a run by `results.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+import os
+import platform
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError, RefactError
+from ..methods.registry import method
+from ..models.model import load
+from ..progress import Progress, plainly
+from .cases import Case, Probe, read_cases
+from .judge import Judge, check_independent, load_judge
+from .parallel import spread
+
+FORM = 1  # of the files; a run of another form is refused
+CLEAN, BASELINE, ORACLE = "clean", "baseline", "oracle"
+LOSSLESS = 128  # pictures up to this many pixels a side are kept without loss
+
+Method = Callable[[Any, Sequence], Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is done with every case."""
+
+    methods: Mapping[str, Method | None]  # by label; None: the unedited model's
+    seeds: tuple[int, ...]
+    keep_images: int = 1  # of how many seeds the pictures are kept; 0: none
+    steps: int | None = None  # of the sampler; None: the pipeline's own
+    guidance: float | None = None
+    size: int | None = None  # pixels
+    autocast: str | None = None  # the generator's precision, "bfloat16"; None: that of its weights
+    batch_size: int = 16  # pictures through the UNet at once; part of the settings, as it moves the last digits
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One method (by its label), or "clean", on one case."""
+
+    case: Case
+    label: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The scores of a unit by label, and its pictures by their place in the run's folder."""
+
+    case: Case
+    scores: dict[str, dict]
+    images: dict[str, bytes] = field(default_factory=dict)
+
+
+def run(
+    data: str | Path | Sequence[Case],
+    model: Any,
+    methods: Mapping[str, Method] | Iterable[str],
+    out: str | Path,
+    *,
+    seeds: Iterable[int] = range(5),
+    judge: Judge | str | Path | None = None,
+    keep_images: int = 1,
+    limit: int | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    size: int | None = None,
+    autocast: str | None = None,
+    batch_size: int = 16,
+    ray: str | None = None,
+    workers: int | None = None,
+    progress: Progress = plainly,
+) -> Path:
+    """The folder `out`, holding the scores of every method on every case; what is there already is not done again.
+
+    data      a csv file in RoAD's or TIMED's columns, a bundled benchmark's name, or cases
+    model     a `Model`, or what `load` takes
+    methods   label -> method, or names as `refact.method` takes them; "baseline" always runs, "oracle" when named
+    judge     a `Judge` or its folder; None: the text side alone, and pictures only to be looked at
+    ray       None | "local" | "auto" | address: spread over a Ray cluster, whose workers load the model by its name
+
+    Raises DataError when `out` holds a run with other settings, naming those that differ; methods may be added to it.
+    """
+    cases, problems = read_cases(data) if isinstance(data, (str, Path)) else (list(data), [])
+    cases = cases[:limit]
+    ready, judging = opened(model, judge)
+    plan = Plan(named(methods), tuple(seeds), keep_images, steps, guidance, size, autocast, batch_size)
+    out = Path(out)
+    name = str(data) if isinstance(data, (str, Path)) else "cases"
+    begin(out, settings_of(name, cases, ready, judging, plan), problems)
+    units = list(pending(out, cases, plan))
+    make = functools.partial(Bench, plan, ready, judging)
+    if ray is not None:
+        if not isinstance(model, (str, Path)):
+            raise RefactError("workers of a cluster load the model themselves: give its name or folder, not the model")
+        make = functools.partial(elsewhere, plan, place(model), place(judging.name) if judging else None)
+    for outcome in progress(spread(make, units, ray, workers), "benchmark", len(units)):
+        keep(out, outcome)
+    return out
+
+
+def opened(model: Any, judge: Judge | str | Path | None) -> tuple[Any, Judge | None]:
+    """A loaded model and a loaded judge that is another network."""
+    if not hasattr(model, "encoders"):
+        model = load(model)
+    if isinstance(judge, (str, Path)):
+        judge = load_judge(judge, getattr(model, "device", None))
+    if judge is not None:
+        check_independent(judge, model)
+    return model, judge
+
+
+def named(methods: Mapping[str, Method] | Iterable[str]) -> dict[str, Any]:
+    """label -> method, baseline first; the unedited model's two labels stand for themselves."""
+    if not isinstance(methods, Mapping):
+        methods = {name: None if name in (BASELINE, ORACLE) else method(name) for name in methods}
+    found = {BASELINE: None, **methods}
+    if len({folder_name(label) for label in found}) < len(found) or CLEAN in found:
+        raise RefactError(f"labels of methods must differ in letters or digits, and not be {CLEAN!r}: {list(found)}")
+    return found
+
+
+def folder_name(label: str) -> str:
+    """A label as a folder's name: "ReFACT, layer 3" -> "refact-layer-3"."""
+    return re.sub(r"[^a-z0-9.=]+", "-", label.lower()).strip("-.")
+
+
+def elsewhere(plan: Plan, model: str, judge: str | None) -> Bench:
+    """A bench on another machine, where the model and the judge are loaded by their names."""
+    return Bench(plan, *opened(model, judge))
+
+
+def place(name: str | Path) -> str:
+    """A path that holds wherever the worker stands; other names as they are."""
+    return str(Path(name).resolve()) if Path(name).exists() else str(name)
+
+
+# -- one unit ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Bench:
+    """A model and a judge, called with units of work."""
+
+    plan: Plan
+    model: Any
+    judge: Judge | None
+
+    def __call__(self, unit: Unit) -> Outcome:
+        """The unit's scores. An edit that cannot be made is recorded as an error; the model is then as it was."""
+        if (method := self.plan.methods.get(unit.label)) is None:
+            return self.clean(unit.case)
+        began = time.perf_counter()
+        try:
+            patch = method(self.model, [unit.case.edit])
+        except RefactError as error:
+            return Outcome(unit.case, {unit.label: {"error": f"{type(error).__name__}: {error}"}})
+        log = log_of(patch) | {"seconds": time.perf_counter() - began}
+        before = self.embed(texts_of(unit.case))
+        with patch.applied(self.model):
+            scores, images = self.scored(unit.case, unit.label, before)
+        return Outcome(unit.case, {unit.label: scores | log}, images)
+
+    def clean(self, case: Case) -> Outcome:
+        """The unedited model: baseline, and the oracle, who is given the destination's texts; pictures made once."""
+        probes = probes_of(case)
+        given = [dataclasses.replace(p, prompt=p.oracle) for p in probes] if ORACLE in self.plan.methods else []
+        before = self.embed(texts_of(case))
+        pictures = self.pictures([p.prompt for p in (*probes, *given)])
+        scores = {BASELINE: self.scores(probes, before, before, pictures)}
+        images = self.kept(case, BASELINE, probes, pictures)
+        if self.judge and pictures and case.kind == "timed":
+            texts = [case.source, *(p.prompt for p in case.negatives)]
+            scores[BASELINE]["validity"] = self.judge.logits(pictures[case.edit.prompt], texts).tolist()
+        if given:
+            scores[ORACLE] = self.scores(given, before, before, pictures)
+            images |= self.kept(case, ORACLE, given, pictures)
+        return Outcome(case, scores, images)
+
+    def scored(self, case: Case, label: str, before: dict[str, np.ndarray]) -> tuple[dict, dict[str, bytes]]:
+        """Scores and kept pictures of a case on the model as it is now; `before`: embeddings of the unedited one."""
+        probes = probes_of(case)
+        pictures = self.pictures([p.prompt for p in probes])
+        after = self.embed(texts_of(case))  # in the same batches as `before`: what is unchanged is equal to the bit
+        scores = self.scores(probes, after, before, pictures)
+        return scores, self.kept(case, label, probes, pictures)
+
+    def scores(self, probes: list[Probe], after: dict, before: dict, pictures: dict[str, list]) -> dict[str, Any]:
+        """ "image": the judge's logits, "text": distances (None: the text encoders are unchanged at these prompts)."""
+        same = after is not before and all((after[p.prompt] == before[p.prompt]).all() for p in probes)
+        text = None if same else text_scores(probes, after, before)
+        return {"text": text, "image": self.image_scores(probes, pictures) if self.judge and pictures else None}
+
+    def embed(self, texts: Iterable[str]) -> dict[str, np.ndarray]:
+        """The pooled embedding of each text, those of all CLIP encoders side by side."""
+        texts = list(dict.fromkeys(texts))
+        encoders = [e for e in self.model.encoders.values() if e.kind == "clip"]
+        rows = np.concatenate([e.embed(texts).detach().double().cpu().numpy() for e in encoders], axis=1)
+        return dict(zip(texts, rows))
+
+    def pictures(self, prompts: list[str]) -> dict[str, list]:
+        """prompt -> its pictures, one a seed; none when nobody looks or the model cannot draw."""
+        prompts = list(dict.fromkeys(prompts))
+        plan = self.plan
+        if self.model.family.name == "clip" or not (self.judge or plan.keep_images):
+            return {}
+        seeds = list(plan.seeds) if self.judge else list(plan.seeds[: plan.keep_images])
+        names = ("steps", "guidance", "size", "autocast", "batch_size")
+        made = self.model.generate(prompts, seeds, **{name: getattr(plan, name) for name in names})
+        found: dict[str, list] = {}
+        for picture in made:
+            found.setdefault(picture.prompt, []).append(picture.image)
+        return found
+
+    def image_scores(self, probes: list[Probe], pictures: dict[str, list]) -> dict[str, list]:
+        """The judge's logits of each probe's pictures for its old and its new text, (probes, seeds)."""
+        assert self.judge
+        features = {prompt: self.judge.of_images(made) for prompt, made in pictures.items()}
+        scale = self.judge.scale
+        return {
+            side: [(scale * features[p.prompt] @ self.judge.of_texts([getattr(p, side)])[0]).tolist() for p in probes]
+            for side in ("old", "new")
+        }
+
+    def kept(self, case: Case, label: str, probes: list[Probe], pictures: dict[str, list]) -> dict[str, bytes]:
+        """The pictures of the first seeds, encoded, by their paths."""
+        folder = f"images/{case.id}/{folder_name(label)}"
+        return {
+            f"{folder}/{index}-{seed}.webp": encoded(image)
+            for index, probe in enumerate(probes)
+            for seed, image in list(zip(self.plan.seeds, pictures.get(probe.prompt, [])))[: self.plan.keep_images]
+        }
+
+
+def probes_of(case: Case) -> list[Probe]:
+    """The edit prompt's own probe, the positives, the negatives: the order of all scores."""
+    target = case.edit.new if isinstance(case.edit.new, str) else case.oracle
+    return [Probe(case.edit.prompt, case.source, target, case.oracle), *case.positives, *case.negatives]
+
+
+def texts_of(case: Case) -> list[str]:
+    """Every text whose clean embedding is needed."""
+    return [text for p in probes_of(case) for text in (p.prompt, p.old, p.new, p.oracle)]
+
+
+def text_scores(
+    probes: list[Probe], after: dict[str, np.ndarray], before: dict[str, np.ndarray]
+) -> dict[str, list[list[float]]]:
+    """How near each prompt's embedding is to the clean ones of its old and its new text: minus the L2 distance."""
+    return {
+        side: [[-float(np.linalg.norm(after[p.prompt] - before[getattr(p, side)]))] for p in probes]
+        for side in ("old", "new")
+    }
+
+
+def log_of(patch: Any) -> dict:
+    """What a patch tells of its making."""
+    sites = patch.record["edits"][0].get("sites", {}) if patch.record.get("edits") else {}
+    steps = [site["steps"] for site in sites.values() if site.get("steps") is not None]
+    return {"steps": max(steps) if steps else None, "sites": sites}
+
+
+def encoded(image: Any) -> bytes:
+    """WEBP, without loss where the picture is small."""
+    stream = io.BytesIO()
+    image.save(stream, "WEBP", lossless=max(image.size) <= LOSSLESS, quality=90)
+    return stream.getvalue()
+
+
+# -- the folder --------------------------------------------------------------------------------------------------------
+
+
+def settings_of(name: str, cases: Sequence[Case], model: Any, judge: Judge | None, plan: Plan) -> dict:
+    """All that the scores depend on, as JSON."""
+    digest = hashlib.sha256(json.dumps([c.to_json() for c in cases], sort_keys=True).encode()).hexdigest()[:16]
+    form = {
+        "form": FORM,
+        "data": {"name": name, "cases": len(cases), "hash": digest, "kind": cases[0].kind if cases else None},
+        "model": {"name": model.name, "family": model.family.name, "fingerprints": model.fingerprints()},
+        "judge": judge and {"name": judge.name, "hash": judge.hash},
+        **{f.name: getattr(plan, f.name) for f in dataclasses.fields(plan) if f.name != "methods"},
+        "methods": {label: form_of(method) for label, method in plan.methods.items()},
+    }
+    return json.loads(json.dumps(form))
+
+
+def form_of(method: Any) -> dict | None:
+    """A method's name and settings; None for the unedited model."""
+    return method and {"name": type(method).__name__, **dataclasses.asdict(method)}
+
+
+def begin(out: Path, settings: dict, problems: list[str]) -> None:
+    """The folder with its run.json; DataError when it holds a run with other settings. Methods may be added to it."""
+    path = out / "run.json"
+    if path.is_file():
+        form = json.loads(path.read_text())
+        there = form["settings"]
+        had, asked = there.get("methods", {}), settings.get("methods", {})
+        one, other = (there | {"methods": _shared(had, asked)}, settings | {"methods": _shared(asked, had)})
+        if wrong := differing(one, other):
+            lines = "; ".join(f"{key}: {a} there, {b} asked for" for key, (a, b) in sorted(wrong.items()))
+            raise DataError(f"{out} holds a run with other settings ({lines}): give another folder, or these settings")
+        if asked.keys() - had.keys():
+            there["methods"] = had | asked
+            write(path, json.dumps(form, indent=1).encode())
+        return
+    if out.is_dir() and any(p.suffix == ".json" for p in out.iterdir()):
+        raise DataError(f"{out} holds other files and no run.json: give another folder")
+    (out / "cases").mkdir(parents=True, exist_ok=True)
+    write(path, json.dumps({"settings": settings, "problems": problems, "made_with": versions()}, indent=1).encode())
+
+
+def _shared(one: dict, other: dict) -> dict:
+    """What is in both, as the first has it."""
+    return {name: value for name, value in one.items() if name in other}
+
+
+def versions() -> dict[str, str]:
+    """What the run was made with; not compared."""
+    import torch
+    import transformers
+
+    from .. import __version__
+
+    return {
+        "refact": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def differing(one: Any, other: Any, key: str = "") -> dict[str, tuple[Any, Any]]:
+    """The leaves at which two JSON forms differ, by their dotted names."""
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return {} if one == other else {key: (one, other)}
+    found: dict[str, tuple[Any, Any]] = {}
+    for name in one.keys() | other.keys():
+        found |= differing(one.get(name), other.get(name), f"{key}.{name}" if key else name)
+    return found
+
+
+def pending(out: Path, cases: Sequence[Case], plan: Plan) -> Iterator[Unit]:
+    """What is not in the folder yet, case by case, the unedited model first."""
+    for case in cases:
+        done = read_case(out, case.id)["scores"].keys()
+        if not {BASELINE, ORACLE} & plan.methods.keys() <= done:
+            yield Unit(case, CLEAN)
+        yield from (Unit(case, m) for m in plan.methods if m not in (BASELINE, ORACLE) and m not in done)
+
+
+def read_case(out: Path, case_id: str) -> dict:
+    """A case's file, or the start of one."""
+    path = out / "cases" / f"{case_id}.json"
+    return json.loads(path.read_text()) if path.is_file() else {"scores": {}}
+
+
+def keep(out: Path, outcome: Outcome) -> None:
+    """The outcome in the folder: pictures first, then the case's file, each by rename."""
+    for name, content in outcome.images.items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        write(out / name, content)
+    scores = read_case(out, outcome.case.id)["scores"] | outcome.scores
+    form = outcome.case.to_json() | {"probes": [vars(p) for p in probes_of(outcome.case)], "scores": scores}
+    write(out / "cases" / f"{outcome.case.id}.json", json.dumps(form).encode())
+
+
+def write(path: Path, content: bytes) -> None:
+    """The file, whole or not at all."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_bytes(content)
+    os.replace(beside, path)

@@ -1,0 +1,152 @@
+"""A run's folder read back: margins, tallies and tables, with nothing but its JSON files."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+from . import metrics
+from .metrics import Tally
+
+COLUMNS = ("efficacy", "generality", "specificity", "f1_geometric", "f1_harmonic")
+STRICTER = {"generality_75": 0.75, "generality_90": 0.90}
+UNTOLD = "generality_untold"  # positives in wordings of the subject that no method was told
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run: its settings and its cases, as their files have them."""
+
+    path: Path
+    settings: dict
+    problems: list[str]
+    cases: list[dict]
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """The methods, in the order asked for."""
+        present = {label for case in self.cases for label in case["scores"]}
+        return [m for m in self.settings["methods"] if m in present]
+
+    @property
+    def kind(self) -> str | None:
+        """ "road", "timed", or the study's."""
+        return self.settings["data"]["kind"]
+
+    @property
+    def missing(self) -> int:
+        """How many units are still to be done."""
+        return self.settings["data"]["cases"] * len(self.settings["methods"]) - sum(
+            len(case["scores"].keys() & self.settings["methods"].keys()) for case in self.cases
+        )
+
+
+def read_run(path: str | Path) -> Run:
+    """The run of a folder."""
+    path = Path(path)
+    if not (path / "run.json").is_file():
+        raise DataError(f"{path}: no run.json there; `refact bench` makes such a folder")
+    form = json.loads((path / "run.json").read_text())
+    cases = [json.loads(file.read_text()) for file in sorted((path / "cases").glob("*.json"))]
+    return Run(path, form["settings"], form["problems"], cases)
+
+
+def groups(run: Run) -> dict[str, Run]:
+    """The run's parts by their cases' kind; most runs have one."""
+    kinds = dict.fromkeys(case["kind"] for case in run.cases)
+    return {kind: replace(run, cases=[c for c in run.cases if c["kind"] == kind]) for kind in kinds}
+
+
+def scores_of(case: Mapping, label: str, side: str) -> Mapping | None:
+    """A method's scores on a case; the unedited model's where the edit could not be made; None if not run.
+
+    side: "image" (the judge's logits) or "text" (minus the distances of embeddings).
+    """
+    scores = case["scores"].get(label)
+    if scores is not None and "error" in scores:
+        scores = case["scores"].get("baseline")
+    return scores and scores.get(side)
+
+
+def margins(case: Mapping, scores: Mapping) -> dict[str, np.ndarray]:
+    """Right less wrong, (prompts, seeds), of the edit's own prompt, the positives, the negatives and the untold."""
+    gap = np.array(scores["new"]) - np.array(scores["old"])
+    last = 1 + len(case["positives"])
+    edit = case["edit"]
+    told = [w.casefold() for w in (edit["subject"] or edit["prompt"], *edit["aliases"])]
+    untold = [i for i in range(1, last) if not any(w in case["probes"][i]["prompt"].casefold() for w in told)]
+    return {"efficacy": gap[:1], "generality": gap[1:last], "specificity": -gap[last:], UNTOLD: gap[untold]}
+
+
+def tallies(cases: Iterable[Mapping], label: str, side: str = "image") -> dict[str, Tally]:
+    """What a method got right on those of the cases on which it has scores; {} when there is none."""
+    scored = [(case, scores) for case in cases if (scores := scores_of(case, label, side))]
+    found = [margins(case, scores) for case, scores in scored]
+    if not found:
+        return {}
+    parts = {name: metrics.tally([m[name] for m in found]) for name in found[0]}
+    return parts | {name: metrics.tally([m["generality"] for m in found], p) for name, p in STRICTER.items()}
+
+
+def summary(run: Run, side: str = "image") -> dict[str, dict]:
+    """label -> numbers (name -> {value, seed_mean, seed_std, low, high}), cases, seconds, steps, errors, validity."""
+    found = {}
+    for label in run.labels:
+        if not (parts := tallies(run.cases, label, side)):
+            continue
+        scores = [case["scores"][label] for case in run.cases if label in case["scores"]]
+        valid = [metrics.validity(np.array(s["validity"])) for s in scores if s.get("validity")]
+        found[label] = {
+            "numbers": {name: asdict(n) for name, n in metrics.numbers(parts).items()},
+            "cases": len(next(iter(parts.values())).counts),
+            "seconds": _mean(s.get("seconds") for s in scores),
+            "steps": _mean(s.get("steps") for s in scores),
+            "errors": sum("error" in s for s in scores),
+            "validity": _mean(valid),
+        }
+    return found
+
+
+def _mean(values: Iterable[Any]) -> float | None:
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known) if known else None
+
+
+def paired(run: Run, one: str, other: str, side: str = "image") -> dict[str, metrics.Difference]:
+    """one - other, on the cases that both have."""
+    both = [c for c in run.cases if scores_of(c, one, side) and scores_of(c, other, side)]
+    return metrics.compare(tallies(both, one, side), tallies(both, other, side)) if both else {}
+
+
+def wrong(case: Mapping, label: str) -> bool | None:
+    """Whether the edit's prompt, most positives or most negatives were judged wrong; None without pictures' scores."""
+    if not (scores := scores_of(case, label, "image")):
+        return None
+    parts = margins(case, scores)
+    return any(m.size and (m > 0).mean() <= 0.5 for name, m in parts.items() if name != UNTOLD)
+
+
+def markdown(found: Mapping[str, Mapping]) -> str:
+    """A summary as a table of percentages: value, and the half width of its 95 % interval."""
+    lines = ["| method | " + " | ".join(COLUMNS) + " | s/edit |", "|---|" + "--:|" * (len(COLUMNS) + 1)]
+    for label, entry in found.items():
+        cells = [percent(entry["numbers"].get(name)) for name in COLUMNS]
+        seconds = "" if entry["seconds"] is None else f"{entry['seconds']:.2f}"
+        lines.append(f"| {label} | " + " | ".join(cells) + f" | {seconds} |")
+    return "\n".join(lines)
+
+
+def percent(number: Mapping | None) -> str:
+    """ "93.4 ± 2.1", or a dash."""
+    if number is None or math.isnan(number["value"]):
+        return "-"
+    half = (number["high"] - number["low"]) / 2
+    return f"{100 * number['value']:.1f} ± {100 * half:.1f}"

@@ -1,0 +1,52 @@
+"""Some cases of a run as one picture: each method's answer to the edited prompt, a positive and a negative."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from .. import pictures
+from ..errors import DataError
+from . import results
+from .bench import BASELINE, ORACLE, folder_name
+from .results import Run
+
+SHOWN = "edit", "positive", "negative"
+
+
+def strip(folder: str | Path, count: int = 4, cell: int = 128) -> Image.Image:
+    """A row of pictures for each of SHOWN of some cases, spread evenly: unedited, by each method, by the oracle's text.
+
+    Raises DataError where the run kept no pictures.
+    """
+    run = results.read_run(folder)
+    rows = [row for case in evenly(run.cases, count) for row in _rows(run, case)]
+    if not rows:
+        raise DataError(f"{folder}: no pictures were kept")
+    return pictures.grid(rows, cell, text=13)
+
+
+def evenly(items: Sequence[Any], count: int) -> list[Any]:
+    """So many of the items, or all, at equal distances."""
+    count = min(count, len(items))
+    return [items[i * len(items) // count] for i in range(count)]
+
+
+def _rows(run: Run, case: Mapping) -> Iterator[tuple[str, list[Image.Image]]]:
+    labels = [BASELINE, *(m for m in run.labels if m not in (BASELINE, ORACLE)), ORACLE]
+    for kind, at in zip(SHOWN, (0, 1, 1 + len(case["positives"]))):
+        found = {label: file for label in labels if (file := kept(run, case["id"], label, at))}
+        probe = case["probes"][at]
+        change = f"{case['edit']['prompt']} -> {probe['new']}" if kind == "edit" else f"{kind}: {probe['prompt']}"
+        columns = f"     [{' | '.join(found)}]" if kind == "edit" else ""
+        if found:
+            yield change + columns, [Image.open(file).convert("RGB") for file in found.values()]
+
+
+def kept(run: Run, case_id: str, label: str, index: int) -> Path | None:
+    """The file of the first seed's kept picture of a case's prompt under a method."""
+    file = run.path / "images" / case_id / folder_name(label) / f"{index}-{run.settings['seeds'][0]}.webp"
+    return file if file.is_file() else None

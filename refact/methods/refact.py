@@ -1,0 +1,145 @@
+"""ReFACT, the method of the paper (Arad, Orgad and Belinkov, NAACL 2024, arXiv 2306.00738), with our additions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from annotated_doc import Doc
+
+from ..edits import Edit
+from .contexts import CONTEXTS, PAPER_CONTEXTS
+
+if TYPE_CHECKING:
+    from ..models.model import Model
+    from ..patch import Patch
+
+_PAPER: dict[str, Any] = {"write": "value", "contexts": 9, "templates": PAPER_CONTEXTS} | {
+    "relative": False, "crowded": 0.0, "clamp": 4.0, "weight_decay": 0.1, "keep_ends": False,
+    "objective": "contrastive", "distance": "l2", "rarity": 0.0, "reach": 1.0,
+}  # fmt: skip
+_MANY: dict[str, Any] = {"weight_decay": 0.1, "reach": 1.0}  # docs/many.md
+
+
+@dataclass(frozen=True)
+class ReFACT:
+    """Change one matrix of the text encoder, in closed form, for a value found by descent (arXiv 2306.00738).
+
+    Several edits are solved together, on the unedited model, so that a batch and a sequence agree. Departures from the
+    authors' code: the pipeline's own encoder is edited; the offset may hold at every context instead of a value at
+    the mean key; target and source are embedded in the same contexts as the prompt; all choices are deterministic.
+    """
+
+    presets: ClassVar[tuple[str, ...]] = ("paper", "many")
+
+    layer: Annotated[
+        int | None,
+        Doc(
+            "Layer of the text encoder that is edited, counted from 0; by default the family's own "
+            "(paper: 9 of 12 on TIMED, 7 on RoAD)."
+        ),
+    ] = None
+    encoders: Annotated[
+        tuple[str, ...], Doc("Text encoders of the pipeline that are edited; by default every CLIP encoder.")
+    ] = ()
+    embedding: Annotated[
+        str, Doc("What is compared: 'pooled', the [EOS] state (paper), or 'conditioning', what the generator is sent.")
+    ] = "pooled"
+    objective: Annotated[
+        str,
+        Doc(
+            "'contrastive' (paper) or 'direct' (paper, Appendix A), which is better on the bundled model's "
+            "validation rows."
+        ),
+    ] = "direct"
+    distance: Annotated[
+        str, Doc("'l2' (paper) or 'cosine' (paper, Appendix A); by default l2 for texts and cosine for pictures.")
+    ] = ""
+    gap: Annotated[
+        str,
+        Doc(
+            "Moves pictured targets among the texts by the mean gap between the two: a folder of pictures, or "
+            "'companion' for the mean that lies beside the companion CLIP."
+        ),
+    ] = ""
+    write: Annotated[
+        str,
+        Doc("'offset' writes the found change at every context, 'value' writes v0 + change at the mean key (paper)."),
+    ] = "offset"
+    contexts: Annotated[int, Doc("How many templates are used, the bare prompt first (authors' code: 9).")] = 10
+    templates: Annotated[tuple[str, ...], Doc("The sentences into which the prompt is put.")] = CONTEXTS
+    negatives: Annotated[int, Doc("How many unrelated texts to stay away from, beside the source (paper: 20).")] = 20
+    relative: Annotated[
+        bool,
+        Doc(
+            "Whether rate and bound are in units of the state's size; if not, the rate is absolute and the bound "
+            "is in units of ||v0|| (authors' code)."
+        ),
+    ] = True
+    optimiser: Annotated[str, Doc("'adam' (paper) or 'lbfgs', which needs fewer steps.")] = "adam"
+    learning_rate: Annotated[float, Doc("Learning rate of Adam (paper: 0.05).")] = 0.05
+    max_steps: Annotated[int, Doc("Most steps of the search (paper: 100).")] = 100
+    stop: Annotated[float, Doc("A contrastive search stops at this mean probability of the target (paper: 0.99).")] = (
+        0.99
+    )
+    reach: Annotated[
+        float, Doc("A direct search stops at this share of the way from source to target (paper: no stop, 1).")
+    ] = 0.9
+    weight_decay: Annotated[float, Doc("Weight of the change's own size (paper: 0.01; the authors' code: 0.1).")] = 0.01
+    clamp: Annotated[
+        float, Doc("Largest norm of a change, relative to the state's (authors' code: 4 times ||v0||).")
+    ] = 2.0
+    ridge: Annotated[
+        float, Doc("Ridge, relative to the keys' median leverage; with 0 the fact holds exactly (paper).")
+    ] = 0.0
+    fill: Annotated[float, Doc("Share of the free directions up to which several facts are written exactly.")] = 0.2
+    crowded: Annotated[
+        float,
+        Doc(
+            "Ridge for several facts that need more than that share; their sources' and targets' own prompts are then "
+            "not held. With 0 they are written exactly, or refused where they do not fit."
+        ),
+    ] = 0.5
+    hold: Annotated[
+        float, Doc("Least leverage that protected prompts must leave an edit; below it the change would explode.")
+    ] = 0.05
+    keep_ends: Annotated[
+        bool, Doc("Whether the source's and the target's own prompts are held too (not in the paper).")
+    ] = True
+    covariance: Annotated[
+        bool, Doc("Whether E[k k^T] is used; if not, the identity stands in its place (paper's ablation).")
+    ] = True
+    corpus: Annotated[
+        str,
+        Doc("Corpus of E[k k^T]: 'captions' (built in), a file or hf:NAME; by default the model's own, else captions."),
+    ] = ""
+    tokens: Annotated[int, Doc("How many tokens of the corpus are read (authors' code: 100,000 texts).")] = 100_000
+    padding: Annotated[bool, Doc("Whether the pipeline's padding rows count in E[k k^T] too.")] = False
+    rarity: Annotated[
+        float,
+        Doc("A key counts in E[k k^T] by its token's frequency to minus this power (as published: 0, all alike)."),
+    ] = 1.0
+    shrink: Annotated[float, Doc("E[k k^T] becomes C + shrink * tr(C)/d * I before it is inverted.")] = 1e-4
+    seed: Annotated[int, Doc("Seed of the draw of unrelated texts.")] = 0
+    autocast: Annotated[
+        str,
+        Doc("'bfloat16' computes the search in it: quicker with many edits, where the processor has it."),
+    ] = ""
+    batch: Annotated[int, Doc("How many edits are searched for together; it changes memory, not results.")] = 32
+
+    @classmethod
+    def paper(cls, **changes: Any) -> ReFACT:
+        """The method as the authors' code runs it, as far as it is deterministic."""
+        return cls(**(_PAPER | changes))
+
+    @classmethod
+    def many(cls, **changes: Any) -> ReFACT:
+        """For facts by the dozen: a longer search for smaller changes, of which neighbouring facts get less."""
+        return cls(**(_MANY | changes))
+
+    def __call__(self, model: Model, edits: Sequence[Edit], onto: Sequence[Patch] = ()) -> Patch:
+        """The patch for these edits; the facts of the patches in `onto` stay held. Raises EditError."""
+        from ..writing import held
+
+        return held.refact(self, model, edits, onto)

@@ -1,0 +1,93 @@
+"""Methods by name: those of this package, and those that other installed packages offer as `refact.methods`.
+
+A package offers one in its pyproject.toml (docs/extending.md):
+
+    [project.entry-points."refact.methods"]
+    mymethod = "mypackage.module:MyMethod"
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from collections.abc import Iterator, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from ..errors import RefactError
+from .alphaedit import AlphaEdit
+from .crossattention import TIME, UCE
+from .finetune import EmbEdit, FineTune
+from .memit import MEMIT
+from .refact import ReFACT
+
+GROUP = "refact.methods"
+BUILT_IN: dict[str, type] = {
+    cls.__name__.lower(): cls for cls in (ReFACT, MEMIT, AlphaEdit, TIME, UCE, FineTune, EmbEdit)
+}
+
+
+class Methods(Mapping[str, type]):
+    """Classes of methods by lower-case name; one of another package is imported when it is first asked for."""
+
+    def __getitem__(self, name: str) -> type:
+        if name in BUILT_IN:
+            return BUILT_IN[name]
+        return _checked(self._others()[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*BUILT_IN, *sorted(self._others())])
+
+    def __len__(self) -> int:
+        return len(BUILT_IN) + len(self._others())
+
+    @staticmethod
+    def _others() -> dict[str, EntryPoint]:
+        return {point.name.lower(): point for point in entry_points(group=GROUP) if point.name.lower() not in BUILT_IN}
+
+
+METHODS = Methods()
+
+
+def _checked(point: EntryPoint) -> type:
+    """The class that an entry point names. Raises RefactError where it is no method."""
+    try:
+        cls = point.load()
+    except (ImportError, AttributeError) as error:
+        raise RefactError(f"the method {point.name!r} cannot be imported from {point.value}: {error}") from None
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls) and "__call__" in dir(cls)):
+        raise RefactError(f"the method {point.name!r} ({point.value}) is not a dataclass that can be called")
+    return cls
+
+
+def presets() -> list[str]:
+    """The named settings of this package's methods, as `method` takes them: "refact:paper"."""
+    return [f"{name}:{preset}" for name, cls in BUILT_IN.items() for preset in getattr(cls, "presets", ())]
+
+
+def method(name: str, **settings: Any) -> Any:
+    """The method of that name ("refact", "refact:many", "time:strength=1", ...) with these settings.
+
+    Raises RefactError for a name, preset or setting that does not exist.
+    """
+    base, *words = name.split(":")
+    base, given = base.lower(), [word.partition("=") for word in words if "=" in word]
+    preset = ":".join(word for word in words if "=" not in word).lower()
+    settings = {key.strip(): _value(text.strip()) for key, _, text in given} | settings
+    if base not in METHODS:
+        raise RefactError(f"no method {name!r}: there are {', '.join([*METHODS, *presets()])}")
+    cls: Any = METHODS[base]
+    if preset and preset not in getattr(cls, "presets", ()):
+        raise RefactError(f"no method {name!r}: there are {', '.join([*METHODS, *presets()])}")
+    known = {field.name for field in dataclasses.fields(cls)}
+    if unknown := sorted(set(settings) - known):
+        raise RefactError(f"{cls.__name__} has no setting {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+    return getattr(cls, preset)(**settings) if preset else cls(**settings)
+
+
+def _value(text: str) -> Any:
+    """A setting's value as Python writes it; what it would not read is a word."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

@@ -1,0 +1,230 @@
+"""Covariance: E[k k^T] of an MLP's keys over a corpus: collected, kept by the weights' hash, found again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..errors import DataError
+from ..progress import Progress, plainly
+from . import corpus as corpora
+from .encoders import TextEncoder
+
+CHUNK = 500  # texts that are counted at a time until there are enough
+
+
+@dataclass(frozen=True)
+class Covariance:
+    """The uncentred second moment of a site's inputs, and what it was taken over.
+
+    tokens: how many keys; encoder: its hash; corpus: its name; padding: whether padding rows were counted too;
+    rarity: a key counts by its token's frequency to minus this power (0: all alike; 1: every word as much as "a").
+    """
+
+    matrix: Float[Tensor, "d d"]  # float64, of float32 precision, so that a file gives back just what was computed
+    tokens: int
+    site: str
+    encoder: str
+    corpus: str
+    padding: bool
+    rarity: float = 0.0
+
+    def shrunk(self, eps: float) -> Float[Tensor, "d d"]:
+        """C + eps * tr(C)/d * I: a covariance of few tokens has directions that it never saw."""
+        mean = self.matrix.diagonal().mean()
+        return self.matrix + eps * mean * torch.eye(len(self.matrix), dtype=self.matrix.dtype)
+
+    def hash(self) -> str:
+        """sha256 of the matrix as it is kept, 16 hex digits."""
+        return hashlib.sha256(_triangle(self.matrix).numpy().tobytes()).hexdigest()[:16]
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file (the upper triangle in float32), by rename."""
+        path = Path(path)
+        about = {"tokens": self.tokens, "site": self.site, "encoder": self.encoder, "corpus": self.corpus}
+        about |= {"padding": self.padding, "rarity": self.rarity, "size": len(self.matrix)}
+        header = {"refact_covariance": json.dumps(about)}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".covariance") as partial:
+            save_file({"triangle": _triangle(self.matrix)}, Path(partial) / path.name, metadata=header)
+            os.replace(Path(partial) / path.name, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Covariance:
+        """Read what `save` wrote; DataError for anything else."""
+        try:
+            with safe_open(path, "pt") as file:
+                about = json.loads((file.metadata() or {})["refact_covariance"])
+                triangle = file.get_tensor("triangle")
+            size = about.pop("size")
+            upper = torch.triu_indices(size, size)
+            matrix = torch.zeros(size, size, dtype=torch.float64)
+            matrix[upper[0], upper[1]] = triangle.double()
+            return cls(matrix=matrix + matrix.triu(1).T, **about)
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+            raise DataError(f"{path} is no covariance: {error}; delete it, and it will be computed again") from None
+
+
+def _triangle(matrix: Tensor) -> Tensor:
+    return matrix[tuple(torch.triu_indices(*matrix.shape))].float()
+
+
+def collect(
+    encoder: TextEncoder,
+    layers: Sequence[int],
+    texts: Sequence[str],
+    padding: bool = False,
+    rarity: float = 0.0,
+    corpus_name: str = "",
+    progress: Progress = plainly,
+) -> dict[int, Covariance]:
+    """The covariances of several layers in one pass over the texts.
+
+    Every token from [BOS] to [EOS] counts; with padding, the rows after it too, as the pipeline pads. Nothing above
+    the deepest layer is computed; products are float32 in blocks of one batch, sums float64.
+    """
+    if not texts:
+        raise DataError("a covariance needs texts; the corpus is empty")
+    tokens = encoder.tokenize(texts)
+    lengths = torch.full_like(tokens.ends, encoder.length) if padding else tokens.ends + 1
+    batches = list(encoder.batches(tokens.ids, lengths))
+    frequency = tokens.ids[torch.arange(tokens.ids.shape[1]) < lengths[:, None]].bincount().float()
+    sums = {at: torch.zeros(2 * (encoder.linear(at).in_features,), dtype=torch.float64) for at in layers}
+    weight = 0.0
+    for rows, ids in progress(batches, f"covariance of {encoder.site(max(layers))}", len(batches)):
+        counted = torch.arange(ids.shape[1]) < lengths[rows, None]
+        weights = frequency[ids[counted]] ** -rarity
+        weight += float(weights.double().sum())
+        for layer, keys in encoder.inputs(ids, layers).items():
+            block = keys[counted.to(keys.device)] * weights.sqrt()[:, None].to(keys)
+            sums[layer] += (block.T @ block).cpu()
+    count, name = int(lengths.sum()), encoder.hash()
+    return {
+        at: Covariance((total / weight).float().double(), count, encoder.site(at), name, corpus_name, padding, rarity)
+        for at, total in sums.items()
+    }
+
+
+def obtain(
+    encoder: TextEncoder,
+    layer: int,
+    corpus: str = "captions",
+    tokens: int = 100_000,
+    padding: bool = False,
+    rarity: float = 0.0,
+    cache: str | Path | None = None,
+    progress: Progress = plainly,
+) -> Covariance:
+    """The covariance of one layer: the bundled one, else the cached one, else computed (minutes) and cached."""
+    return obtain_all(encoder, [layer], corpus, tokens, padding, rarity, cache, progress)[layer]
+
+
+def obtain_all(
+    encoder: TextEncoder,
+    layers: Sequence[int],
+    corpus: str = "captions",
+    tokens: int = 100_000,
+    padding: bool = False,
+    rarity: float = 0.0,
+    cache: str | Path | None = None,
+    progress: Progress = plainly,
+) -> dict[int, Covariance]:
+    """The same for several layers; those that are missing are computed in one pass.
+
+    corpus: "captions" or what `corpus.read_corpus` takes. tokens: how many keys at least, where the corpus has them.
+    cache: a folder; default $REFACT_CACHE, else the user's cache folder.
+    """
+    folder = Path(cache) if cache is not None else cache_folder()
+    label = corpus_label(corpus)
+    names = {at: file_name(encoder.hash(), at, label, tokens, padding, rarity) for at in layers}
+    paths = {at: folder / "covariance" / name for at, name in names.items()}
+    found = {at: bundled(encoder.hash(), at, label, tokens, padding, rarity) or paths[at] for at in layers}
+    ready = {at: Covariance.load(path) for at, path in found.items() if path.is_file()}
+    if missing := [at for at in layers if at not in ready]:
+        texts = enough(encoder, texts_of(corpus), tokens, padding)
+        for at, made in collect(encoder, missing, texts, padding, rarity, label, progress).items():
+            made.save(paths[at])
+            ready[at] = made
+    return ready
+
+
+def file_name(encoder: str, layer: int, label: str, tokens: int, padding: bool, rarity: float = 0.0) -> str:
+    """By everything that the numbers depend on."""
+    how = ("-padded" if padding else "") + (f"-rarity{rarity:g}" if rarity else "")
+    return f"{encoder}-{layer}-{label}{how}-{tokens}.safetensors"
+
+
+def bundled(encoder: str, layer: int, label: str, tokens: int, padding: bool, rarity: float = 0.0) -> Path | None:
+    """The package's own file for this encoder and layer, over the same corpus and at least as many tokens."""
+    folder = Path(__file__).parents[1] / "data" / "covariance"
+    stem = file_name(encoder, layer, label, 0, padding, rarity).removesuffix("0.safetensors")
+    sizes = {int(found[1]): path for path in folder.glob("*") if (found := _size(path.name, stem))}
+    return min(((n, path) for n, path in sizes.items() if n >= tokens), default=(0, None))[1]
+
+
+def _size(name: str, stem: str) -> re.Match | None:
+    return re.fullmatch(re.escape(stem) + r"(\d+)\.safetensors", name)
+
+
+def corpus_label(corpus: str) -> str:
+    """A name for a corpus that changes with its content, fit for a file's name."""
+    if corpus == "captions":
+        return corpora.VERSION
+    stem = re.sub(r"[^\w.]+", "_", Path(corpus).name if not corpus.startswith("hf:") else corpus)[:40]
+    path = Path(corpus if Path(corpus).is_file() else corpus.rpartition(":")[0])
+    if not path.is_file():
+        return stem
+    with path.open("rb") as file:
+        return f"{stem}-{hashlib.file_digest(file, 'sha256').hexdigest()[:8]}"
+
+
+def texts_of(corpus: str) -> Iterable[str]:
+    return corpora.endless() if corpus == "captions" else corpora.read_corpus(corpus)
+
+
+def enough(encoder: TextEncoder, texts: Iterable[str], tokens: int, padding: bool = False) -> list[str]:
+    """The first texts that hold this many keys together, or all of them."""
+    return [text for text, _ in _until(_counted(encoder, texts, padding), tokens)]
+
+
+def _counted(encoder: TextEncoder, texts: Iterable[str], padding: bool) -> Iterator[tuple[str, int]]:
+    stream = iter(texts)
+    while chunk := list(islice(stream, CHUNK)):
+        ends = encoder.tokenize(chunk).ends
+        yield from zip(chunk, [encoder.length] * len(chunk) if padding else (ends + 1).tolist())
+
+
+def _until(counted: Iterator[tuple[str, int]], tokens: int) -> Iterator[tuple[str, int]]:
+    total = 0
+    for text, count in counted:
+        if total >= tokens:
+            return
+        total += count
+        yield text, count
+
+
+def cache_folder() -> Path:
+    """$REFACT_CACHE, else `refact` in the place where this system keeps a user's caches."""
+    if given := os.environ.get("REFACT_CACHE"):
+        return Path(given).expanduser()
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "refact"

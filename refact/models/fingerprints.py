@@ -1,0 +1,40 @@
+"""A short name for a set of weights: the same for a model and its fp16 variant, and not moved by active patches."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor, nn
+
+from ..stash import base_weight
+
+
+class Fingerprint:
+    """sha256 over named weights rounded to fp16, 16 hex digits; each weight is read again only after it changes."""
+
+    def __init__(self) -> None:
+        self._digests: dict[str, tuple[tuple, str]] = {}
+
+    def __call__(self, weights: dict[str, Tensor]) -> str:
+        total = hashlib.sha256()
+        for name, weight in sorted(weights.items()):
+            total.update(f"{name}:{self._digest(name, weight)}\n".encode())
+        return total.hexdigest()[:16]
+
+    def _digest(self, name: str, weight: Tensor) -> str:
+        state = (weight.data_ptr(), weight._version, weight.dtype)
+        if self._digests.get(name, (None, ""))[0] != state:
+            data = weight.detach().to("cpu", torch.float16).contiguous().numpy()
+            digest = hashlib.sha256(repr(data.shape).encode())
+            digest.update(data.tobytes())
+            self._digests[name] = (state, digest.hexdigest())
+        return self._digests[name][1]
+
+
+def plain_weights(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters by name, as they are without active patches and without PEFT's wrappers and LoRAs."""
+    holders = {n: m for n, m in module.named_modules() if isinstance(m, nn.Linear | nn.Embedding)}
+    stashed = {f"{name}.weight": base_weight(holder) for name, holder in holders.items()}
+    named = {name: stashed.get(name, weight) for name, weight in module.named_parameters()}
+    return {name.replace(".base_layer", ""): weight for name, weight in named.items() if "lora_" not in name}

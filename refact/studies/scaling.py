@@ -1,0 +1,370 @@
+"""How many facts hold at once, and what else moves: the scale study, on the text side, and in pictures with a judge.
+
+Facts are made here, as many as wanted: the bundled world's roles, flags and things, or phrases of the caption corpus
+for any other encoder. A row of the study is one method, one way (at once, in sequence, or each fact alone on the
+unedited model, which the others are measured against) and one number of facts.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import resource
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..edits import Edit, distinct
+from ..errors import RefactError
+from ..evidence.bench import begin, folder_name, form_of, write
+from ..evidence.cases import Probe, hints
+from ..evidence.judge import Judge
+from ..evidence.metrics import SHOWN, clip_score, fid
+from ..models.corpus import captions
+from ..models.encoders import TextEncoder
+from ..models.model import Model
+from ..patch import Patch
+from ..progress import Progress, plainly
+
+WAYS = ("at once", "in sequence", "alone")
+STEPS = 20  # patches that a sequence is made of, at most
+UNTOUCHED = 1000  # prompts that no fact is about
+FILE = "scale.json"  # of the study's folder
+FEATURES = ("texts", "before", "after")  # of untouched prompts, by the judge
+LOOKED_AT = 150  # facts, and untouched prompts, whose pictures are judged, at most
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of `count` facts. Shares are of 1; drift is the relative change of the pooled state."""
+
+    method: str
+    way: str
+    count: int
+    holds: float | None = None  # nearer to the target than to what the prompt meant
+    first: float | None = None  # the same for the first ten facts
+    drift: float | None = None  # of untouched prompts, mean
+    drift_95: float | None = None  # 95th percentile
+    residual: float | None = None  # largest miss at an edit's keys when it was written, relative to its offset
+    pictures: float | None = None  # of the facts' pictures: the judge prefers the target
+    reworded: float | None = None  # of pictures of the facts in other words, at places: the same
+    untold: float | None = None  # the same, of words that no alias gave away
+    specific: float | None = None  # of untouched prompts' pictures: the judge prefers the prompt to a fact's target
+    kept: float | None = None  # the same: of all untouched prompts it names the same one as before
+    clip_score: float | None = None  # of the untouched prompts' pictures, by the judge (unedited: `clip_before`)
+    clip_before: float | None = None
+    fid: float | None = None  # of the same pictures to those of the unedited model, on the judge's features
+    seconds: float = 0.0  # an edit
+    steps: float = 0.0  # an edit
+    megabytes: float = 0.0  # the process's peak so far
+    refused: str = ""
+
+
+def phrases(count: int, seed: int = 0) -> list[Edit]:
+    """Facts for any encoder: each caption of the corpus shall mean another, no subject twice."""
+    texts: list[str] = []
+    many = 3 * count + 50
+    while len(texts) < 2 * count:
+        texts, many = list(dict.fromkeys(" ".join(t.split()[:6]) for t in captions(many, seed=seed))), 2 * many
+    return distinct(Edit(old, new=new) for old, new in zip(texts[: 2 * count : 2], texts[1::2]))
+
+
+def roles(world: Mapping, seed: int = 0, told: bool = False) -> list[Edit]:
+    """Every role of the world shall be another thing of its group, every flag another flag.
+
+    told: with the other wordings that `cases.hints` gives away, all but the last.
+    """
+    rng, by_id = random.Random(seed), {c["id"]: c for c in world["concepts"]}
+    found = []
+    for concept in world["concepts"]:
+        if concept["kind"] == "object":
+            continue
+        now = by_id[concept.get("depicts", concept["id"])]
+        peers = [c for c in by_id.values() if c["kind"] == now["kind"] and c["group"] == now["group"] and c != now]
+        new = rng.choice(peers)["wordings"][0]
+        old = now["wordings"][0] if concept["kind"] == "role" else None
+        aliases = hints(concept["wordings"][0], world)[0] if told else ()
+        found.append(Edit(concept["wordings"][0], old=old, new=new, aliases=aliases, name=concept["id"]))
+    rng.shuffle(found)
+    return found
+
+
+def reworded(world: Mapping, facts: Sequence[Edit]) -> list[list[Probe]]:
+    """Each of `roles` in its other wordings, the last of which no alias tells, at a place: its generality."""
+    by_id, found = {c["id"]: c for c in world["concepts"]}, []
+    for i, fact in enumerate(facts):
+        place = world["places"][i % len(world["places"])]
+        meant = (fact.old or fact.prompt, str(fact.new), str(fact.new))
+        texts = [(wording, *meant) for wording in by_id[fact.name]["wordings"][1:]]
+        found.append([Probe(*(f"{text} {place}" for text in row)) for row in texts])
+    return found
+
+
+def things(world: Mapping) -> list[str]:
+    """Prompts that are about none of `roles`: every thing alone, and at some places."""
+    names = [c["wordings"][0] for c in world["concepts"] if c["kind"] == "object"]
+    return names + [f"{name} {place}" for place in world["places"][:4] for name in names]
+
+
+def scale(
+    model: Model,
+    facts: Sequence[Edit],
+    counts: Iterable[int],
+    methods: Mapping[str, Any],
+    out: str | Path,
+    *,
+    ways: Sequence[str] = WAYS[:2],
+    others: Sequence[Sequence[Probe]] = (),
+    untouched: Sequence[str] = (),
+    judge: Judge | None = None,
+    autocast: str | None = None,
+    keep: bool = False,
+    progress: Progress = plainly,
+) -> list[Row]:
+    """A row for each method, way and count; `out`/scale.json keeps them, and those that are there are not made again.
+
+    others: each fact in other words, last those that no alias gives away. untouched: prompts that no fact is about;
+    captions of the corpus by default. Raises RefactError for more facts than were given, DataError where `out` holds
+    a study with other settings. keep: save the patches of the rows made now, in `out`.
+    """
+    path, counts = Path(out) / FILE, sorted(set(counts))
+    if unknown := [way for way in ways if way not in WAYS]:
+        raise RefactError(f"no way {unknown[0]!r}: there are {', '.join(WAYS)}")
+    if counts and counts[-1] > len(facts):
+        raise RefactError(f"{len(facts)} facts can be made here, not {counts[-1]}")
+    untouched = list(untouched) or captions(UNTOUCHED, seed=991)
+    rows = read(out) if path.exists() else []
+    made = {(row.method, row.way, row.count) for row in rows}
+    wanted = [(name, way, count) for name in methods for way in ways for count in counts]
+    settings: dict[str, Any] = {"study": "scale", "model": model.fingerprints(), "judge": judge.hash if judge else None}
+    settings["autocast"] = autocast
+    settings |= {"methods": {name: form_of(made) for name, made in methods.items()}, "first": facts[0].to_json()}
+    begin(
+        path.parent,
+        json.loads(
+            json.dumps(settings | {"others": [p.prompt for some in others for p in some], "untouched": untouched})
+        ),
+        [],
+    )
+    seeing = Seeing(judge, autocast, untouched[:LOOKED_AT]) if judge else None
+    clean = Clean(model)
+    for name, way, count in progress([w for w in wanted if w not in made], "scale", len(wanted) - len(made)):
+        about = (list(facts[:count]), list(others[:count]), untouched)
+        row, patches = _row(model, name, way, methods[name], *about, clean, seeing)
+        rows.append(row)
+        for number, patch in enumerate(patches if keep else ()):
+            patch.save(path.parent / f"{folder_name(name)}-{folder_name(way)}-{count}-{number}.safetensors")
+        write(path, json.dumps([asdict(row) for row in rows], indent=1).encode())
+    return rows
+
+
+def _row(
+    model: Model,
+    name: str,
+    way: str,
+    method: Any,
+    facts: list[Edit],
+    others: list[Sequence[Probe]],
+    untouched: list[str],
+    clean: Clean,
+    seeing: Seeing | None,
+) -> tuple[Row, list[Patch]]:
+    begun = time.perf_counter()
+    try:
+        patches = _MAKERS[way](model, facts, method)
+    except RefactError as error:
+        return Row(name, way, len(facts), refused=str(error), megabytes=peak()), []
+    seconds = (time.perf_counter() - begun) / len(facts)
+    logs = [log for patch in patches for form in patch.record["edits"] for log in form["sites"].values()]
+    found: dict[str, list] = {}
+    parts = len(facts) if way == "alone" else 1  # each fact alone answers for a part of the untouched prompts
+    for i in range(parts):
+        active, mine = patches[i::parts], facts[i::parts]
+        seen = _texts(model, clean, mine, active, untouched[i % len(untouched) :: parts])
+        if seeing:
+            shown, again = ([*map(_probe, facts)][:LOOKED_AT][i::parts], others[:LOOKED_AT][i::parts])
+            seen |= seeing(model, shown, again, seeing.untouched[i % len(seeing.untouched) :: parts], active)
+        for key, values in seen.items():
+            found.setdefault(key, []).extend(values)
+    scores = _quality(*(found.pop(name, []) for name in FEATURES))
+    shares: dict[str, Any] = scores | {key: float(np.mean(values)) for key, values in found.items() if values}
+    shares |= {"first": float(np.mean(found["holds"][:10])), "drift_95": float(np.quantile(found["drift"], 0.95))}
+    shares |= {"residual": max((log["residual"] for log in logs if "residual" in log), default=None)}
+    steps = float(np.mean([log.get("steps") or 0 for log in logs]))
+    return Row(name, way, len(facts), seconds=seconds, steps=steps, megabytes=peak(), **shares), patches
+
+
+def _quality(texts: list[np.ndarray], before: list[np.ndarray], after: list[np.ndarray]) -> dict[str, float]:
+    if not texts:
+        return {}
+    said, one, other = np.stack(texts), np.stack(before), np.stack(after)
+    scores = {"clip_score": clip_score(other, said), "clip_before": clip_score(one, said)}
+    return scores | ({"fid": fid(other, one)} if len(one) > 1 else {})
+
+
+def at_once(model: Model, facts: Sequence[Edit], method: Any) -> list[Patch]:
+    """All facts in one patch."""
+    return [method(model, facts)]
+
+
+def alone(model: Model, facts: Sequence[Edit], method: Any) -> list[Patch]:
+    """A patch for each fact, none knowing of the others."""
+    return [method(model, [fact]) for fact in facts]
+
+
+def sequence(model: Model, facts: Sequence[Edit], method: Any) -> list[Patch]:
+    """The facts one after another, in at most `STEPS` patches, each holding those before it where the method can."""
+    size = -(-len(facts) // STEPS)
+    patches: list[Patch] = []
+    for at in range(0, len(facts), size):
+        group = list(facts[at : at + size])
+        patches.append(method(model, group, patches) if hasattr(method, "hold") else method(model, group))
+    return patches
+
+
+def peak() -> float:
+    """The process's largest memory so far, in megabytes."""
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+_MAKERS = {"at once": at_once, "in sequence": sequence, "alone": alone}
+
+
+class Clean:
+    """Pooled states under the unedited encoder, every text read once."""
+
+    def __init__(self, model: Model):
+        self._encoder = _encoder(model)
+        self._known: dict[str, Tensor] = {}
+
+    def __call__(self, texts: Sequence[str]) -> Float[Tensor, "n d"]:
+        """Of these texts."""
+        if new := [text for text in dict.fromkeys(texts) if text not in self._known]:
+            self._known |= dict(zip(new, self._encoder.embed(new)))
+        return torch.stack([self._known[text] for text in texts])
+
+
+def _encoder(model: Model) -> TextEncoder:
+    """The first text encoder as it is now, in float32."""
+    return next(iter(model.encoders.values())).in_float32()
+
+
+def _texts(
+    model: Model, clean: Clean, facts: list[Edit], patches: Sequence[Patch], untouched: list[str]
+) -> dict[str, list]:
+    targets, sources = clean([str(fact.new) for fact in facts]), clean([_probe(fact).old for fact in facts])
+    before = clean(untouched)
+    with _active(model, patches):
+        both = _encoder(model).embed([*(fact.prompt for fact in facts), *untouched])
+    asked, after = both[: len(facts)], both[len(facts) :]
+    holds = (asked - targets).norm(dim=1) < (asked - sources).norm(dim=1)
+    return {"holds": holds.tolist(), "drift": ((after - before).norm(dim=1) / before.norm(dim=1)).tolist()}
+
+
+def _probe(fact: Edit) -> Probe:
+    return Probe(fact.prompt, fact.prompt if fact.old is None else fact.old, str(fact.new), str(fact.new))
+
+
+@dataclass(frozen=True)
+class Seeing:
+    """What a judge sees in pictures, one of each prompt."""
+
+    judge: Judge
+    autocast: str | None
+    untouched: list[str]  # what an untouched prompt's picture may be named
+
+    def __call__(
+        self,
+        model: Model,
+        facts: list[Probe],
+        others: list[Sequence[Probe]],
+        untouched: list[str],
+        patches: Sequence[Patch],
+    ) -> dict[str, list]:
+        """Of each fact, in its own and in other words: is it the target? Of each untouched prompt: is it as before?
+
+        And the judge's features of the untouched prompts, of their pictures before and of those after.
+        """
+        again = [probe for some in others for probe in some]
+        last = [probe is some[-1] for some in others for probe in some]
+        asked = [(p.new, p.old) for p in (*facts, *again)]
+        asked += zip(untouched, itertools.cycle([fact.new for fact in facts]))
+        before = self.draw(model, untouched)
+        with _active(model, patches):
+            after = self.draw(model, [*(p.prompt for p in (*facts, *again)), *untouched])
+        hits = [bool(np.argmax(self.judge.logits([image], texts)) == 0) for image, texts in zip(after, asked)]
+        ends = len(facts), len(facts) + len(again)
+        seen = {"pictures": hits[: ends[0]], "reworded": hits[ends[0] : ends[1]], "specific": hits[ends[1] :]}
+        seen["untold"] = [hit for hit, untold in zip(seen["reworded"], last) if untold]
+        return seen | (self._compared(untouched, before, after[ends[1] :]) if untouched else {})
+
+    def _compared(self, prompts: list[str], before: list[Any], after: list[Any]) -> dict[str, list]:
+        one, other = (self.judge.logits(images, self.untouched).argmax(1) for images in (before, after))
+        rows = (self.judge.of_texts(prompts), self.judge.of_images(before), self.judge.of_images(after))
+        return {"kept": (one == other).tolist()} | {name: list(row) for name, row in zip(FEATURES, rows)}
+
+    def draw(self, model: Model, prompts: Sequence[str]) -> list[Any]:
+        """The prompts' pictures."""
+        made = model.generate(prompts, [0], batch_size=32, autocast=self.autocast) if prompts else []
+        return [picture.image for picture in made]
+
+
+def _active(model: Model, patches: Sequence[Patch]) -> ExitStack:
+    with ExitStack() as stack, torch.no_grad():
+        for patch in patches:
+            stack.enter_context(patch.applied(model))
+        return stack.pop_all()
+
+
+def read(folder: str | Path) -> list[Row]:
+    """The rows of a study's folder."""
+    return [Row(**form) for form in json.loads((Path(folder) / FILE).read_text())]
+
+
+SHARES = {  # the columns of a table, and what is drawn as a curve
+    "holds": ("hold", "Facts that hold on the text side."),
+    "first": ("first ten", ""),
+    "drift": ("drift", "How far the pooled states of untouched prompts move, relative, mean."),
+    "drift_95": ("drift at 95 %", ""),
+    "pictures": ("pictures", "Facts whose picture the judge takes for the target."),
+    "reworded": ("reworded", "The same in other words, at a place."),
+    "untold": ("untold", "The same in words that no alias gave away."),
+    "specific": ("specific", "Untouched prompts whose picture the judge does not take for a fact's target."),
+    "kept": ("kept", "Untouched prompts whose picture gets the same name as before, of all of them."),
+}
+SCORES = {"clip_score": SHOWN["clip_score"], "clip_before": ("CLIP score before", 1), "fid": SHOWN["fid"]}
+
+
+def cells(rows: Sequence[Row]) -> list[list[str]]:
+    """The rows as a table's cells, heads first."""
+    measures = [head for head, _ in SHARES.values()] + [head for head, _ in SCORES.values()]
+    table = [["method", "way", "facts", *measures, "residual", "s an edit", "steps", "MB"]]
+    for row in rows:
+        found = [_cell(getattr(row, name), 100, " %") for name in SHARES]
+        found += [_cell(getattr(row, name), scale) for name, (_, scale) in SCORES.items()]
+        found += ["-" if row.residual is None else f"{row.residual:.0e}"]
+        found += [f"{row.seconds:.2f}", f"{row.steps:.0f}", f"{row.megabytes:.0f}"]
+        rest = [row.refused, *[""] * (len(found) - 1)] if row.refused else found
+        table.append([row.method, row.way, str(row.count), *rest])
+    return table
+
+
+def _cell(value: float | None, scale: float = 1, unit: str = "") -> str:
+    return "-" if value is None else f"{scale * value:.1f}{unit}"
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The rows as a table."""
+    heads, *body = ["| " + " | ".join(row) + " |" for row in cells(rows)]
+    return "\n".join([heads, "|---|---|" + "--:|" * (heads.count("|") - 3), *body])

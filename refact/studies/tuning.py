@@ -1,0 +1,75 @@
+"""The settings of each method chosen on validation rows, by grids of one size."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import RefactError
+from ..evidence import results
+from ..evidence.bench import form_of, run, write
+from ..methods.registry import method
+
+GRIDS: dict[str, list[dict[str, Any]]] = {
+    "refact": [
+        {"objective": "contrastive"},
+        {"distance": "cosine"},
+        {"reach": 0.6},
+        {"reach": 0.8},
+        {"reach": 1.0},
+    ],
+    "time": [{"strength": s} for s in (0.01, 1.0, 10.0, 100.0, 1000.0)],
+    "uce": [{"strength": s} for s in (0.05, 5.0, 50.0, 200.0, 1000.0)],
+    "finetune": [
+        {"learning_rate": 5e-4, "bound": 5e-3},
+        {"learning_rate": 1e-3, "bound": 1e-2},
+        {"learning_rate": 2e-3, "bound": 2e-2},
+        {"learning_rate": 5e-3, "bound": 5e-2},
+        {"learning_rate": 5e-3, "bound": 1.0},
+    ],
+    "embedit": [
+        {"learning_rate": 0.01},
+        {"learning_rate": 0.02},
+        {"learning_rate": 0.1},
+        {"learning_rate": 0.2},
+        {"max_steps": 50},
+    ],
+}
+
+
+def grids(names: Iterable[str]) -> dict[str, list[Any]]:
+    """Six settings of each of these methods, the published or default one first: what their figures are tuned over."""
+    names = list(names)
+    if unknown := [name for name in names if name not in GRIDS]:
+        raise RefactError(f"no grid for {unknown[0]!r}: there are {', '.join(GRIDS)}")
+    return {name: [method(name), *(method(name, **change) for change in GRIDS[name])] for name in names}
+
+
+def tune(
+    data: Any, model: Any, grids: Mapping[str, Sequence[Any]], out: str | Path, side: str = "image", **options: Any
+) -> dict[str, Any]:
+    """The best setting of each method on validation rows, by geometric F1 plus efficacy.
+
+    grids: name -> settings to try; all must have the same length, the budget. `out`/tuning.json keeps every setting
+    tried with its scores, and which was chosen; ties go to the earlier one.
+    """
+    if len({len(grid) for grid in grids.values()}) != 1:
+        sizes = {name: len(grid) for name, grid in grids.items()}
+        raise RefactError(f"every method gets the same number of settings to try, not {sizes}")
+    tried = {f"{name} #{i}": made for name, grid in grids.items() for i, made in enumerate(grid)}
+    out = run(data, model, tried, out, **options)
+    scores = {
+        label: {k: n["value"] for k, n in entry["numbers"].items()}
+        for label, entry in results.summary(results.read_run(out), side).items()
+    }
+
+    def worth(label: str) -> float:
+        return scores.get(label, {}).get("f1_geometric", 0) + scores.get(label, {}).get("efficacy", 0)
+
+    best = {name: max((f"{name} #{i}" for i in range(len(grid))), key=worth) for name, grid in grids.items()}
+    settings = {label: form_of(made) for label, made in tried.items()}
+    found = {"chosen": best, "settings": settings, "scores": scores}
+    write(out / "tuning.json", json.dumps(found, indent=1).encode())
+    return {name: tried[label] for name, label in best.items()}

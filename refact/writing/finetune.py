@@ -1,0 +1,131 @@
+"""The baselines by gradient descent: the same matrix (FineTune), or the subject's word embeddings (EmbEdit)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..edits import Edit, distinct
+from ..errors import EditError
+from ..lora import Factors
+from ..models import hooks
+from ..models.encoders import TextEncoder
+from ..models.model import Model
+from ..patch import Patch
+from ..search import objectives
+from ..search.sentences import templates_of, wordings
+from .loop import alone, chosen, chosen_layer, patch_of
+
+
+def finetune(method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[Patch] = ()) -> Patch:
+    """A dense change of fc2, Adam within |change| <= bound, direct L2 objective (ReFACT, Appendix G.1).
+
+    The paper penalises the infinity norm; here it is bounded, which needs no weight for the penalty.
+    """
+    alone(method, onto)
+    edits = distinct(edits)
+    factors: Factors = {}
+    logs: list[dict] = [{} for _ in edits]
+    for encoder in chosen(model, method.encoders):
+        layer = chosen_layer(model, encoder, method.layer)
+        change, first, last = _descend(method, encoder, layer, edits)
+        site = encoder.site(layer)
+        factors[site] = (torch.eye(len(change)), change)
+        for log in logs:
+            log[site] = {"rows": [0, len(change)], "layer": layer, "loss": [first, last]}
+    return patch_of(method, model, edits, factors, logs, {})
+
+
+def _descend(method: Any, encoder: TextEncoder, layer: int, edits: list[Edit]) -> tuple[Tensor, float, float]:
+    linear = encoder.linear(layer)
+    change = torch.zeros_like(linear.weight, requires_grad=True)
+
+    def moved(output: Tensor, keys: Tensor) -> Tensor:
+        return output + keys @ change.T
+
+    losses = []
+    for loss in _steps(
+        method, encoder, edits, change, method.learning_rate, method.epochs * method.steps, linear, moved
+    ):
+        losses.append(loss)
+        with torch.no_grad():
+            change.clamp_(-method.bound, method.bound)
+    return change.detach().float(), losses[0], losses[-1]
+
+
+def _steps(method, encoder, edits, change: Tensor, rate: float, count: int, module, moved) -> Iterator[float]:
+    """The loss at each of `count` steps of Adam on a change; under it the module gives moved(output, input)."""
+    ids, ends, goals = _examples(method, encoder, edits)
+    optimiser = torch.optim.Adam([change], lr=rate)
+    for _ in range(count):
+        with hooks.replace(module, moved):
+            pooled = encoder.tower(ids).last_hidden_state[torch.arange(len(ids)), ends]
+        loss = -objectives.similarities(pooled, goals[:, None], "l2").mean()
+        (change.grad,) = torch.autograd.grad(loss, change)
+        optimiser.step()
+        yield float(loss.detach())
+
+
+def embedit(method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[Patch] = ()) -> Patch:
+    """The embeddings of the tokens of every edit's subject, Adam, direct L2 objective; tokens that edits share are
+    moved by each of them."""
+    alone(method, onto)
+    edits = distinct(edits)
+    factors: Factors = {}
+    logs: list[dict] = [{} for _ in edits]
+    for encoder in chosen(model, method.encoders):
+        site = f"{encoder.name}.text_model.embeddings.token_embedding"
+        vocabulary = encoder.tower.embeddings.token_embedding.num_embeddings
+        lefts, rights, at = [], [], 0
+        for edit, log in zip(edits, logs):
+            tokens = _tokens(encoder, edit)
+            change, first, last = _move_words(method, encoder, edit, tokens)
+            lefts.append(torch.nn.functional.one_hot(tokens, vocabulary).T.float())
+            rights.append(change)
+            log[site] = {"rows": [at, at + len(tokens)], "steps": method.max_steps, "loss": [first, last]}
+            at += len(tokens)
+        factors[site] = (torch.cat(lefts, 1), torch.cat(rights))
+    return patch_of(method, model, edits, factors, logs, {})
+
+
+def _tokens(encoder: TextEncoder, edit: Edit) -> Tensor:
+    """The ids that the subject is written with in the edit's prompt, and its aliases in theirs, each once, sorted."""
+    found = set()
+    for prompt, words in wordings(edit):
+        first, last = encoder.span(prompt, words)
+        found |= set(encoder.tokenize([prompt]).ids[0, first : last + 1].tolist())
+    return torch.tensor(sorted(found))
+
+
+def _move_words(method: Any, encoder: TextEncoder, edit: Edit, tokens: Tensor) -> tuple[Tensor, float, float]:
+    table = encoder.tower.embeddings.token_embedding
+    slots = torch.zeros(table.num_embeddings, dtype=torch.long)  # 0: a token that stays
+    slots[tokens] = torch.arange(1, len(tokens) + 1)
+    change = torch.zeros(len(tokens), table.embedding_dim, requires_grad=True)
+
+    def moved(output: Tensor, ids: Tensor) -> Tensor:
+        return output + torch.nn.functional.pad(change, (0, 0, 1, 0))[slots[ids]]
+
+    rate = method.learning_rate * float(table.weight.detach().square().mean().sqrt())
+    losses = list(_steps(method, encoder, [edit], change, rate, method.max_steps, table, moved))
+    return change.detach(), losses[0], losses[-1]
+
+
+def _examples(method: Any, encoder: TextEncoder, edits: list[Edit]) -> tuple[Tensor, Tensor, Tensor]:
+    """Token ids and [EOS] places of every wording in every context, and the state that each should have."""
+    prompts, targets = [], []
+    for edit in edits:
+        if not isinstance(edit.new, str):
+            raise EditError(f"{type(method).__name__} takes a target by text")
+        for prompt, _ in wordings(edit):
+            prompts += [template.replace("{}", prompt) for template in templates_of(method)]
+            targets += [template.replace("{}", edit.new) for template in templates_of(method)]
+    tokens = encoder.tokenize(prompts)
+    length = int(tokens.ends.max()) + 1
+    with torch.no_grad():
+        aims = encoder.tokenize(targets)
+        states = encoder.tower(aims.ids[:, : int(aims.ends.max()) + 1]).last_hidden_state
+    return tokens.ids[:, :length], tokens.ends, states[torch.arange(len(targets)), aims.ends]

@@ -1,0 +1,103 @@
+"""One matrix an encoder, written exactly or with a ridge, while protected keys are held: how ReFACT writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .. import solve
+from ..edits import Edit, distinct
+from ..errors import EditError
+from ..models import covariance
+from ..models.encoders import TextEncoder
+from ..models.model import Model
+from ..patch import Patch
+from ..search.keys import Dropped, keys_of_patch, token_keys
+from ..search.wanted import Wanted
+from .loop import Searcher, Written, one_layer
+
+
+def refact(
+    method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[Patch] = (), searched: Searcher | None = None
+) -> Patch:
+    """One matrix an encoder, written for all edits at once, with the protected keys held.
+
+    Several facts whose keys need more than the share `method.fill` of the free directions are written with the ridge
+    `method.crowded`, their sources' and targets' own prompts let go: they hold nearly, and the rest stays; exactly
+    they would hold at the rest's cost, or not fit. searched: what says what is wanted at a layer, where it is known
+    already; by default `search`.
+    """
+    edits = distinct(edits)
+
+    def written(encoder: TextEncoder, layer: int, wanted: Wanted) -> Written:
+        prior, used = prior_of(method, model, encoder, layer)
+
+        def solved(how: Any, crowded: bool = False) -> Written:
+            held, dropped = protect(how, encoder, layer, edits, onto, wanted.keys, prior)
+            keys, room = written_keys(how, wanted), how.fill * held.free
+            may = how.crowded and not how.ridge and len(edits) > 1 and len(keys) > room
+            if may and solve.fill(keys, held) > how.fill:
+                return solved(replace(how, ridge=how.crowded, keep_ends=False), True)
+            return Written(*write(how, wanted, held), dropped, used, crowded)
+
+        return solved(method)
+
+    return one_layer(method, model, edits, written, searched)
+
+
+def covariance_of(method: Any, model: Model, encoder: TextEncoder, layer: int) -> tuple[Float[Tensor, "d d"], dict]:
+    """E[k k^T] at a layer, shrunk (the identity when a method does without), and what to record of it."""
+    if not method.covariance:
+        return torch.eye(encoder.linear(layer).in_features, dtype=torch.float64), {"corpus": None}
+    corpus = method.corpus or model.corpus
+    how = {"tokens": method.tokens, "padding": method.padding, "rarity": method.rarity}
+    seen = covariance.obtain(encoder, layer, corpus=corpus, **how)
+    record = how | {"hash": seen.hash(), "tokens": seen.tokens, "corpus": seen.corpus}
+    return seen.shrunk(method.shrink), record | {"shrink": method.shrink}
+
+
+def prior_of(method: Any, model: Model, encoder: TextEncoder, layer: int) -> tuple[solve.Prior, dict]:
+    """The prior at a layer, and what to record of its covariance."""
+    matrix, record = covariance_of(method, model, encoder, layer)
+    return solve.prior(matrix), record
+
+
+def protect(
+    method: Any, encoder: TextEncoder, layer: int, edits: Sequence[Edit], onto: Sequence[Patch], keys, prior
+) -> tuple[solve.Prior, list[Dropped]]:
+    """The prior that holds the empty prompt, every `preserve` prompt and the facts of earlier patches."""
+    kept = [p for edit in edits for p in (*edit.preserve, *(ends_of(edit) if method.keep_ends else ()))]
+    labels, rows = token_keys(encoder, layer, list(dict.fromkeys(kept)))
+    for patch in onto:
+        earlier = torch.cat(list(keys_of_patch(encoder, layer, patch)))
+        rows, labels = torch.cat([rows, earlier]), labels + [Dropped(", ".join(patch.names), 0)] * len(earlier)
+    held, dropped = solve.hold_what_can_be(prior, torch.cat(keys), rows, method.hold)
+    return held, [labels[i] for i in dropped]
+
+
+def ends_of(edit: Edit) -> list[str]:
+    """The texts of source and target, as far as they are texts of their own."""
+    return [text for text in (edit.old, edit.new) if isinstance(text, str) and text != edit.prompt]
+
+
+def write(method: Any, wanted: Wanted, prior: solve.Prior) -> tuple[solve.Solution, Tensor]:
+    """The right factor, and what share of each edit's offset each key should get."""
+    keys = written_keys(method, wanted)
+    groups = torch.eye(len(wanted.keys), dtype=torch.float64, device=keys.device)
+    if method.write == "offset":
+        groups = groups.repeat_interleave(torch.tensor([len(k) for k in wanted.keys], device=keys.device), 0)
+    if method.ridge:
+        return solve.ridge(keys, prior, method.ridge * solve.typical(keys, prior), groups), groups
+    return solve.exact(keys, prior, groups), groups
+
+
+def written_keys(method: Any, wanted: Wanted) -> Tensor:
+    """The keys (n, d_in) that the closed form is given: each context's, or each edit's mean."""
+    if method.write not in ("value", "offset"):
+        raise EditError(f"write is 'value' or 'offset', not {method.write!r}")
+    return torch.cat(wanted.keys) if method.write == "offset" else torch.stack([k.mean(0) for k in wanted.keys])
