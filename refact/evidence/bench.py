@@ -12,7 +12,6 @@ import functools
 import hashlib
 import io
 import json
-import os
 import platform
 import re
 import time
@@ -27,6 +26,7 @@ from ..errors import DataError, RefactError
 from ..methods.registry import method
 from ..models.model import load
 from ..progress import Progress, plainly
+from ..trust.disk import alone, write
 from .cases import Case, Probe, read_cases
 from .judge import Judge, check_independent, load_judge
 from .parallel import spread
@@ -69,6 +69,7 @@ class Outcome:
     images: dict[str, bytes] = field(default_factory=dict)
 
 
+@alone
 def run(
     data: str | Path | Sequence[Case],
     model: Any,
@@ -375,15 +376,7 @@ def read_case(out: Path, case_id: str) -> dict:
 def keep(out: Path, outcome: Outcome) -> None:
     """The outcome in the folder: pictures first, then the case's file, each by rename."""
     for name, content in outcome.images.items():
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
         write(out / name, content)
     scores = read_case(out, outcome.case.id)["scores"] | outcome.scores
     form = outcome.case.to_json() | {"probes": [vars(p) for p in probes_of(outcome.case)], "scores": scores}
     write(out / "cases" / f"{outcome.case.id}.json", json.dumps(form).encode())
-
-
-def write(path: Path, content: bytes) -> None:
-    """The file, whole or not at all."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_bytes(content)
-    os.replace(beside, path)

@@ -30,7 +30,7 @@ def _on_ray(make: Callable[[], Callable[[T], R]], units: list[T], address: str, 
         import ray
         from ray.util import ActorPool
     except ImportError:
-        raise RefactError("spreading over a cluster needs Ray: pip install 'refact[ray]'") from None
+        raise RefactError("spreading over a cluster needs Ray: pip install 'refact-edit[ray]'") from None
     own = not ray.is_initialized()
     if own:
         ray.init(address=None if address == "local" else address, num_cpus=workers if address == "local" else None)

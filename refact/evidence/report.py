@@ -14,7 +14,8 @@ from string import Template
 import numpy as np
 
 from ..errors import DataError
-from . import bench, plots, results
+from ..trust.disk import write as write_file
+from . import plots, results
 from .bench import BASELINE, ORACLE, folder_name
 from .plots import Point
 from .results import Run
@@ -66,8 +67,7 @@ def write(
     name = title or " and ".join(Path(folder).resolve().name for folder in folders)
     page = Template((Path(__file__).parents[1] / "data" / "report.html").read_text(encoding="utf-8"))
     out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    bench.write(out, page.substitute(title=escape(name), body="\n".join(parts)).encode())
+    write_file(out, page.substitute(title=escape(name), body="\n".join(parts)).encode())
     return out
 
 

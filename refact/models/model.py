@@ -19,6 +19,7 @@ from torch.nn.functional import pad
 from ..errors import ModelError
 from ..families import Family, detect
 from ..progress import Progress, plainly
+from ..stash import LOCK
 from . import sources
 from .embeddings import teach
 from .encoders import TextEncoder
@@ -127,12 +128,13 @@ class Model:
 
     def fingerprints(self) -> dict[str, str]:
         """{component: hash} of the text encoders; of the UNet's cross-attention too once the pipeline is in memory."""
-        prints = {name: encoder.hash() for name, encoder in self.encoders.items()}
-        unet = self._pipe.components.get("unet") if self._pipe is not None else None
-        if unet is not None:
-            weights = plain_weights(unet)
-            prints["unet"] = self._fingerprint({name: w for name, w in weights.items() if ".attn2.to_" in name})
-        return prints
+        with LOCK:  # a patch that another thread applies meanwhile would be hashed too
+            prints = {name: encoder.hash() for name, encoder in self.encoders.items()}
+            unet = self._pipe.components.get("unet") if self._pipe is not None else None
+            if unet is not None:
+                weights = plain_weights(unet)
+                prints["unet"] = self._fingerprint({name: w for name, w in weights.items() if ".attn2.to_" in name})
+            return prints
 
     @property
     def conditioning_sites(self) -> list[str]:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ..edits import Edit, distinct
 from ..errors import RefactError
-from ..evidence.bench import begin, folder_name, form_of, write
+from ..evidence.bench import begin, folder_name, form_of
 from ..evidence.cases import Probe, hints
 from ..evidence.judge import Judge
 from ..evidence.metrics import SHOWN, clip_score, fid
@@ -35,6 +35,7 @@ from ..models.encoders import TextEncoder
 from ..models.model import Model
 from ..patch import Patch
 from ..progress import Progress, plainly
+from ..trust.disk import alone, write
 
 WAYS = ("at once", "in sequence", "alone")
 STEPS = 20  # patches that a sequence is made of, at most
@@ -116,6 +117,7 @@ def things(world: Mapping) -> list[str]:
     return names + [f"{name} {place}" for place in world["places"][:4] for name in names]
 
 
+@alone
 def scale(
     model: Model,
     facts: Sequence[Edit],

@@ -26,8 +26,10 @@ from ..evidence.bench import (
 from ..evidence.cases import Case, read_cases
 from ..evidence.judge import Judge
 from ..progress import Progress, plainly
+from ..trust.disk import alone
 
 
+@alone
 def sequence(
     data: Any,
     model: Any,

@@ -9,8 +9,9 @@ from typing import Any
 
 from ..errors import RefactError
 from ..evidence import results
-from ..evidence.bench import form_of, run, write
+from ..evidence.bench import form_of, run
 from ..methods.registry import method
+from ..trust.disk import write
 
 GRIDS: dict[str, list[dict[str, Any]]] = {
     "refact": [

@@ -1,0 +1,122 @@
+"""What a run's folder must look like before anything is read of it: run.json, cases, the studies' rows."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, JsonValue
+
+from ..errors import DataError, quoted
+from . import limits
+from .forms import Count, FileName, Form, Number, Seed, checked, made
+from .schema import Images
+
+Rows = Annotated[list[Annotated[list[Number], Field(min_length=1)]], Field(max_length=limits.LIST)]
+
+
+class Sides(Form):
+    """Scores of a case's probes for the old and the new text."""
+
+    old: Rows
+    new: Rows
+
+
+class Scores(Form):
+    """What one method got on one case."""
+
+    error: str = ""
+    text: Sides | None = None
+    image: Sides | None = None
+    validity: Rows | None = None
+    seconds: Number | None = None
+    steps: Number | None = None
+
+
+class Asked(Form):
+    """A probe of a case."""
+
+    prompt: str
+    old: str
+    new: str
+    oracle: str
+
+
+class Told(Form):
+    """A case's edit."""
+
+    prompt: str
+    new: str | Images
+    old: str | None
+    subject: str | None
+    aliases: list[str]
+
+
+class Case(Form):
+    """A case's file."""
+
+    id: FileName
+    kind: str
+    oracle: str
+    edit: Told
+    positives: list[Asked]
+    negatives: list[Asked]
+    probes: list[Asked]
+    scores: dict[str, Scores]
+
+
+class Named(Form):
+    """A model or a judge of a run."""
+
+    name: str
+    hash: str = ""
+
+
+class Data(Form):
+    """What was asked."""
+
+    name: str
+    cases: Count
+    kind: str | None
+
+
+class Settings(Form):
+    """All that a run's scores depend on."""
+
+    data: Data
+    model: Named
+    judge: Named | None
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    methods: dict[str, JsonValue]
+    study: dict[str, JsonValue] = {}
+
+
+class Run(Form):
+    """A run's own file."""
+
+    settings: Settings
+    problems: list[str]
+
+
+def run(form: Any, where: str) -> dict:
+    """A run.json. Raises DataError."""
+    return checked(Run, form, where, DataError)
+
+
+def case(form: Any, where: str) -> dict:
+    """A case's file; each method's scores have a row for each probe, as many seeds in each. Raises DataError."""
+    checked(Case, form, where, DataError)
+    probes = len(form["probes"])
+    if probes != 1 + len(form["positives"]) + len(form["negatives"]):
+        raise DataError(f"{where} has {probes} probes, which are not those of its positives and negatives")
+    for label, scores in form["scores"].items():
+        for side in ("text", "image"):
+            if found := scores.get(side):
+                widths = {len(row) for row in (*found["old"], *found["new"])}
+                if len(widths) > 1 or {len(found["old"]), len(found["new"])} != {probes}:
+                    raise DataError(f"{where}: the scores of {quoted(label)} do not have a row for each probe")
+    return form
+
+
+def rows(kind: type, form: Any, where: str) -> list:
+    """A list of dataclasses of this kind, of their JSON form. Raises DataError."""
+    return made(list[kind], form, where, DataError)  # type: ignore[valid-type]
