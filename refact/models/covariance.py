@@ -67,10 +67,12 @@ class Covariance:
     def load(cls, path: str | Path, **asked: Any) -> Covariance:
         """Read what `save` wrote; DataError for anything else, and where it is not of what is asked for.
 
-        asked: values of fields, as `encoder`, `site`, `corpus`, `padding` and `rarity`, that the file must have.
+        asked: what the file must have of `encoder`, `corpus`, `padding`, `rarity` and `place`, its site but for the
+        component, which is called otherwise in other pipelines with the same encoder.
         """
         about, triangle = _read(path)
-        if other := [f"{key} {about[key]!r}, not {value!r}" for key, value in asked.items() if about[key] != value]:
+        there = about | {"place": _place(about["site"])}
+        if other := [f"{key} {there[key]!r}, not {value!r}" for key, value in asked.items() if there[key] != value]:
             raise DataError(f"{path} is of {'; '.join(other)}: delete it, and the right one will be computed")
         size = about.pop("size")
         upper = torch.triu_indices(size, size)
@@ -93,6 +95,10 @@ def _read(path: str | Path) -> tuple[dict, Tensor]:
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise DataError(f"{path} is no covariance: {error}; delete it, and it will be computed again") from None
     return about, triangle
+
+
+def _place(site: str) -> str:
+    return site.partition(".")[2]
 
 
 def _checksum(about: dict, triangle: Tensor) -> str:
@@ -178,7 +184,7 @@ def obtain_all(
     paths = {at: folder / "covariance" / name for at, name in names.items()}
     found = {at: bundled(encoder.hash(), at, label, tokens, padding, rarity) or paths[at] for at in layers}
     about = {"encoder": encoder.hash(), "corpus": label, "padding": padding, "rarity": float(rarity)}
-    ready = {a: Covariance.load(p, site=encoder.site(a), **about) for a, p in found.items() if p.is_file()}
+    ready = {a: Covariance.load(p, place=_place(encoder.site(a)), **about) for a, p in found.items() if p.is_file()}
     if missing := [at for at in layers if at not in ready]:
         texts = enough(encoder, texts_of(corpus), tokens, padding)
         for at, made in collect(encoder, missing, texts, padding, rarity, label, progress).items():

@@ -159,3 +159,38 @@ class Counted(Form):
 def covariance(text: str) -> dict:
     """The header of a covariance's file. Raises DataError."""
     return checked(Counted, parse(text, "its header"), "its header", DataError)
+
+
+# -- lock files of builds ---------------------------------------------------------------------------------------------
+
+
+class Inputs(Form):
+    """What a build depended on."""
+
+    facts: dict[Text, Name]
+    pictures: dict[Text, Name]
+    model: dict[Text, JsonValue]
+    method: dict[Text, JsonValue]
+    versions: dict[Text, JsonValue]
+
+
+class Made(Form):
+    """What it wrote."""
+
+    file: Text
+    sha256: Name
+    covariance: dict[Text, JsonValue]
+    upon: Name | None
+
+
+class Lock(Form):
+    """A build's lock file."""
+
+    refact_lock: Literal[1]
+    inputs: Inputs
+    made: Made
+
+
+def lock(form: Any, where: str) -> dict:
+    """A build's lock file. Raises DataError."""
+    return checked(Lock, form, where, DataError)
