@@ -96,7 +96,7 @@ def _known(model: Model, patch: Patch, how: ReFACT, edit: Edit, sites: dict) -> 
         keys = keys_of(_encoder(model, site), log["layer"], edit, templates_of(how))
         share = float((keys @ right[row]).mean())  # balancing the factors has moved it
         offsets[site] = left[:, row] * share / written / strength
-        if not torch.isfinite(offsets[site]).all():
+        if not offsets[site].float().isfinite().all():
             raise PatchError(
                 f"what is recorded of {edit.name!r} at {site} does not give a finite change: make it again"
             )

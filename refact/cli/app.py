@@ -155,7 +155,7 @@ def patches_of(names: Iterable[str]) -> list[tuple[Any, float]]:
 
 def say(quiet: bool, *lines: str) -> None:
     """Print unless asked not to; whatever the lines quote, only line breaks get through to the terminal."""
-    if not quiet:
+    if lines and not quiet:
         text = "\n".join(lines)
         typer.echo(text if text.replace("\n", "").isprintable() else "\n".join(map(_plain, text.split("\n"))))
 

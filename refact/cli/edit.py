@@ -63,7 +63,7 @@ def edit(
     Exit code 3: the file was written, but the fact does not hold on the text side.
     """
     from ..aliases import propose_aliases
-    from ..pocket import near
+    from ..pocket import near, unfamiliar
     from ..verification import unseen, verify
 
     wanted = _edits(edits, prompt, new, old, subject, alias, preserve, preserve_file)
@@ -84,6 +84,7 @@ def edit(
         if as_json:
             tell_json({"file": str(output), "facts": []})
         return
+    say(quiet or as_json, *unfamiliar(ready, wanted)[:8])
     tell(verify(ready, patch, watch=near(ready, wanted)), output, quiet, as_json)
 
 
@@ -114,7 +115,7 @@ def build(
 
     Exit code 3: the file was written, but a fact does not hold on the text side.
     """
-    from ..pocket import near
+    from ..pocket import near, unfamiliar
     from ..verification import verify
     from . import building
 
@@ -127,6 +128,7 @@ def build(
     patch, new = building.made(ready, wanted, ReFACT.many(**settings), output, before, locked)
     names = ", ".join(map(shown, new[:8])) or "none"
     say(quiet or as_json, f"{counted(len(wanted), 'fact')}, {len(new)} of them searched for: {names}")
+    say(quiet or as_json, *unfamiliar(ready, wanted)[:8])
     tell(verify(ready, patch, watch=near(ready, wanted)), output, quiet, as_json)
 
 

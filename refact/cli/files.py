@@ -28,15 +28,23 @@ from .app import (
 @app.command()
 def show(
     file: Annotated[Path, typer.Argument(help="The patch.")],
+    check: Annotated[
+        list[Path] | None, typer.Option(help="A public key that is trusted; may be repeated. Exit 2 if none signed it.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """What a patch changes, and the exact lines to use it in diffusers, ComfyUI and A1111.
 
-    Example: refact show canada.safetensors
+    Example: refact show canada.safetensors --check team.key.pub
     """
     from ..record import describe, read_record, usage
 
     record = read_record(file)
+    if check:
+        from ..trust import signatures
+
+        signer = signatures.check(file.read_bytes(), check, str(file))
+        say(as_json, f"signed by {signer}, and unchanged since")
     tell_json(record) if as_json else say(False, describe(file, record), "", usage(file, record))
 
 

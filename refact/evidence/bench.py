@@ -12,6 +12,7 @@ import functools
 import hashlib
 import io
 import json
+import math
 import platform
 import re
 import time
@@ -26,7 +27,9 @@ from ..errors import DataError, RefactError
 from ..methods.registry import method
 from ..models.model import load
 from ..progress import Progress, plainly
+from ..trust import runs
 from ..trust.disk import alone, write
+from . import results
 from .cases import Case, Probe, read_cases
 from .judge import Judge, check_independent, load_judge
 from .parallel import spread
@@ -311,7 +314,7 @@ def begin(out: Path, settings: dict, problems: list[str]) -> None:
     """The folder with its run.json; DataError when it holds a run with other settings. Methods may be added to it."""
     path = out / "run.json"
     if path.is_file():
-        form = json.loads(path.read_text())
+        form = runs.settings(results.read_json(path), str(path))
         there = form["settings"]
         had, asked = there.get("methods", {}), settings.get("methods", {})
         one, other = (there | {"methods": _shared(had, asked)}, settings | {"methods": _shared(asked, had)})
@@ -370,7 +373,7 @@ def pending(out: Path, cases: Sequence[Case], plan: Plan) -> Iterator[Unit]:
 def read_case(out: Path, case_id: str) -> dict:
     """A case's file, or the start of one."""
     path = out / "cases" / f"{case_id}.json"
-    return json.loads(path.read_text()) if path.is_file() else {"scores": {}}
+    return results.read_case(path) if path.is_file() else {"scores": {}}
 
 
 def keep(out: Path, outcome: Outcome) -> None:
@@ -378,5 +381,14 @@ def keep(out: Path, outcome: Outcome) -> None:
     for name, content in outcome.images.items():
         write(out / name, content)
     scores = read_case(out, outcome.case.id)["scores"] | outcome.scores
-    form = outcome.case.to_json() | {"probes": [vars(p) for p in probes_of(outcome.case)], "scores": scores}
+    form = outcome.case.to_json() | {"probes": [vars(p) for p in probes_of(outcome.case)], "scores": finite(scores)}
     write(out / "cases" / f"{outcome.case.id}.json", json.dumps(form).encode())
+
+
+def finite(scores: Any) -> Any:
+    """The scores with 0 for what is not a finite number: where old and new are both 0, neither was right."""
+    if isinstance(scores, dict):
+        return {name: finite(value) for name, value in scores.items()}
+    if isinstance(scores, (list, tuple)):
+        return [finite(value) for value in scores]
+    return 0.0 if isinstance(scores, float) and not math.isfinite(scores) else scores

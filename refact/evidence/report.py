@@ -13,13 +13,13 @@ from string import Template
 
 import numpy as np
 
-from ..errors import DataError
+from ..errors import DataError, counted
 from ..trust.disk import write as write_file
 from . import plots, results
 from .bench import BASELINE, ORACLE, folder_name
 from .plots import Point
 from .results import Run
-from .strips import kept
+from .strips import kept, opened
 
 THUMBNAIL = 96  # pixels a side of a picture in the page
 HEADS = {
@@ -107,8 +107,6 @@ def group(run: Run, key: str, kind: str, named: bool) -> str:
     if said:
         parts.append(
             "<h4>Text side</h4><p class='note'>Whether the edited encoder's embedding of each prompt is nearer "
-        )
-        parts.append(
             "to the clean one of its new text than to that of its old one. Success here is not yet a picture.</p>"
         )
         parts += [table(said, None), "" if shown else plot(said, run, "text")]
@@ -206,7 +204,7 @@ def remarks(run: Run) -> str:
         if "error" in scores
     ]
     items = "".join(f"<li>{escape(text)}</li>" for text in [*run.problems, *refused])
-    count = f"<summary>{len(run.problems) + len(refused)} remarks</summary>"
+    count = f"<summary>{counted(len(run.problems) + len(refused), 'remark')}</summary>"
     return f"<details class='remarks'>{count}<ul>{items}</ul></details>" if items else ""
 
 
@@ -353,11 +351,7 @@ def picture(run: Run, case_id: str, label: str, index: int) -> str | None:
     """A kept picture of the first seed as a data URI, made small."""
     if (path := kept(run, case_id, label, index)) is None:
         return None
-    from PIL import Image
-
-    with Image.open(path) as image:
-        small = image.convert("RGB")
-        small.thumbnail((THUMBNAIL, THUMBNAIL))
-        stream = io.BytesIO()
-        small.save(stream, "WEBP", quality=82)
+    small, stream = opened(path), io.BytesIO()
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    small.save(stream, "WEBP", quality=82)
     return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -199,7 +199,7 @@ def _keep(made: Covariance, path: Path) -> None:
         made.save(path)
     except OSError as error:
         lost = f"{path.parent} cannot be written ({error.strerror}): the covariance is computed again next time"
-        warnings.warn(f"{lost}; REFACT_CACHE names another folder", stacklevel=2)
+        warnings.warn(f"{lost}; REFACT_CACHE names another folder", stacklevel=1)
 
 
 def file_name(encoder: str, layer: int, label: str, tokens: int, padding: bool, rarity: float = 0.0) -> str:

@@ -158,8 +158,12 @@ class Model:
             raise ModelError(f"{folder}: no CLIP folder (config.json, model.safetensors)")
         from transformers.models.clip import CLIPModel
 
-        with sources.quiet():
-            clip = CLIPModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        try:
+            with sources.quiet():
+                options = {"local_files_only": True, "use_safetensors": True}  # a pickle can run code
+                clip = CLIPModel.from_pretrained(folder, dtype=torch.float32, **options)
+        except (OSError, ValueError) as error:
+            raise ModelError(f"the companion {folder} cannot be read: {error}") from None
         return clip.eval().to(self.device)
 
     def _companion_folder(self) -> Path | None:

@@ -18,7 +18,7 @@ from ..models.model import Model
 from . import suffix, values
 from .readings import reading
 from .sentences import sentences_of, starting, templates_of
-from .targets import candidates, companion_of
+from .targets import candidates, check_lengths, companion_of
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Wanted:
 
 def search(method: Any, model: Model, encoder: TextEncoder, layer: int, edits: Sequence[Edit]) -> Wanted:
     """What each edit needs at this layer, found on the unedited encoder, `method.batch` edits at a time."""
+    check_lengths(encoder, edits)
     others = captions(method.negatives, seed=method.seed)
     read = reading(encoder, method.embedding, others or captions(20), companion_of(model, method, edits, encoder))
     read = replace(read, precision=method.autocast)

@@ -30,12 +30,14 @@ from ..evidence.bench import begin, folder_name, form_of
 from ..evidence.cases import Probe, hints
 from ..evidence.judge import Judge
 from ..evidence.metrics import SHOWN, clip_score, fid
+from ..evidence.results import read_json
 from ..models.corpus import captions
 from ..models.encoders import TextEncoder
 from ..models.model import Model
 from ..patch import Patch
 from ..progress import Progress, plainly
 from ..trust.disk import alone, write
+from ..trust.runs import rows as rows_of
 
 WAYS = ("at once", "in sequence", "alone")
 STEPS = 20  # patches that a sequence is made of, at most
@@ -331,7 +333,8 @@ def _active(model: Model, patches: Sequence[Patch]) -> ExitStack:
 
 def read(folder: str | Path) -> list[Row]:
     """The rows of a study's folder."""
-    return [Row(**form) for form in json.loads((Path(folder) / FILE).read_text())]
+    path = Path(folder) / FILE
+    return rows_of(Row, read_json(path, "its rows are made again"), str(path))
 
 
 SHARES = {  # the columns of a table, and what is drawn as a curve

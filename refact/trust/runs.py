@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import Field, JsonValue
@@ -102,6 +103,20 @@ def run(form: Any, where: str) -> dict:
     return checked(Run, form, where, DataError)
 
 
+class Begun(Form):
+    """The run.json of any study: what it was begun with."""
+
+    settings: dict[str, JsonValue]
+
+
+def settings(form: Any, where: str) -> dict:
+    """The run.json of a run or a study that goes on. Raises DataError."""
+    checked(Begun, form, where, DataError)
+    if not isinstance(form["settings"].get("methods", {}), dict):
+        raise DataError(f"{where}: its methods are no JSON object")
+    return form
+
+
 def case(form: Any, where: str) -> dict:
     """A case's file; each method's scores have a row for each probe, as many seeds in each. Raises DataError."""
     checked(Case, form, where, DataError)
@@ -120,3 +135,21 @@ def case(form: Any, where: str) -> dict:
 def rows(kind: type, form: Any, where: str) -> list:
     """A list of dataclasses of this kind, of their JSON form. Raises DataError."""
     return made(list[kind], form, where, DataError)  # type: ignore[valid-type]
+
+
+class Quality(Form):
+    """The quality study's table."""
+
+    judge: str
+    captions: Count
+    reference: str
+    scores: dict[str, dict[str, Number]]
+
+
+def quality(form: Any, where: str, measures: Sequence[str]) -> dict:
+    """A quality.json, whose rows have these measures. Raises DataError."""
+    checked(Quality, form, where, DataError)
+    for label, scores in form["scores"].items():
+        if missing := [name for name in measures if name not in scores]:
+            raise DataError(f"{where}: {quoted(label)} has no {missing[0]}")
+    return form
