@@ -305,10 +305,15 @@ def merge(patches: Sequence[Patch]) -> Patch:
     for patch in patches:
         for site, pair in patch.factors.items():
             pairs.setdefault(site, []).append(pair)
+    ranks = [{site: len(right) for site, (_, right) in patch.factors.items()} for patch in patches]
+    for site, found in pairs.items():
+        shapes = {(len(left), right.shape[1]) for left, right in found}
+        if len(shapes) > 1:
+            said = " and ".join(f"{d_out} by {d_in}" for d_out, d_in in sorted(shapes))
+            raise PatchError(f"{site} is a matrix of {said} in these patches: they are for different models")
+    record = merged([patch.record for patch in patches], ranks)
     lefts = {site: torch.cat([left for left, _ in found], dim=1) for site, found in pairs.items()}
     rights = {site: torch.cat([right for _, right in found]) for site, found in pairs.items()}
-    ranks = [{site: len(right) for site, (_, right) in patch.factors.items()} for patch in patches]
-    record = merged([patch.record for patch in patches], ranks)
     return Patch({site: (lefts[site], rights[site]) for site in pairs}, record)
 
 

@@ -56,7 +56,9 @@ def read_run(path: str | Path) -> Run:
         raise DataError(f"{path}: no run.json there; `refact bench` makes such a folder")
     form = runs.run(read_json(path / "run.json"), str(path / "run.json"))
     files = sorted((path / "cases").glob("*.json"))
-    return Run(path, form["settings"], form["problems"], [read_case(file) for file in files])
+    cases = [read_case(file) for file in files]
+    runs.check_widths(cases, str(path))
+    return Run(path, form["settings"], form["problems"], cases)
 
 
 def read_case(path: Path) -> dict:

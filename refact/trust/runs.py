@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, JsonValue
 
-from ..errors import DataError, quoted
+from ..errors import DataError, quoted, shown
 from . import limits
 from .forms import Count, FileName, Form, Number, Seed, checked, made
 from .schema import Images
@@ -130,6 +130,19 @@ def case(form: Any, where: str) -> dict:
                 if len(widths) > 1 or {len(found["old"]), len(found["new"])} != {probes}:
                     raise DataError(f"{where}: the scores of {quoted(label)} do not have a row for each probe")
     return form
+
+
+def check_widths(cases: Sequence[dict], where: str) -> None:
+    """DataError where cases have scores of different numbers of seeds, so that they are not of one run."""
+    for side in ("text", "image"):
+        found = {
+            len(scores[side]["new"][0]): case["id"]
+            for case in cases
+            for scores in case["scores"].values()
+            if scores.get(side)
+        }
+        if len(found) > 1:
+            raise DataError(f"{where}: {' and '.join(map(shown, found.values()))} have different numbers of seeds")
 
 
 def rows(kind: type, form: Any, where: str) -> list:
