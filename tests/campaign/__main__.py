@@ -27,6 +27,7 @@ def main() -> int:
         "name", nargs="?", choices=(*CHUNK, "orders", "memory", "kills"), help="by default all four kinds of files"
     )
     parser.add_argument("--count", type=int, help="how many; by default as docs/trust.md has it")
+    parser.add_argument("--first", type=int, default=0, help="the number of the first file")
     parser.add_argument("--short", action="store_true", help="the form of the slow tier")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--command", default="", help="kills: of this command alone")
@@ -40,14 +41,14 @@ def main() -> int:
         return laws.run(given.name, given.count, given.seed, given.command)
     counts = SHORT if given.short else LONG
     names = [given.name] if given.name else list(counts)
-    return max(_files(name, given.count or counts[name], given.seed) for name in names)
+    return max(_files(name, given.count or counts[name], given.seed, given.first) for name in names)
 
 
-def _files(name: str, count: int, seed: int) -> int:
+def _files(name: str, count: int, seed: int, start: int = 0) -> int:
     """Attempts in chunks, each in a process of its own; a table's row of what came of them."""
     begun, ends, failures, slowest, most = time.time(), Counter(), [], 0.0, 0
-    for first in range(0, count, CHUNK[name]):
-        chunk = f"{first}-{min(first + CHUNK[name], count)}"
+    for first in range(start, start + count, CHUNK[name]):
+        chunk = f"{first}-{min(first + CHUNK[name], start + count)}"
         words = [sys.executable, "-m", "tests.campaign", name, "--seed", str(seed), "--chunk", chunk]
         done = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parents[2])
         try:
@@ -60,7 +61,7 @@ def _files(name: str, count: int, seed: int) -> int:
         slowest, most = max(slowest, form["slowest"]), max(most, form["megabytes"])
     counted = f"{ends['result']} results, {ends['refused']} refused in one line, {len(failures)} failures"
     cost = f"at most {slowest:.2f} s and {most} MB each; {(time.time() - begun) / 60:.1f} minutes"
-    print(f"{name}: {count} files, seed {seed}: {counted}; {cost}", flush=True)
+    print(f"{name}: {count} files from number {start}, seed {seed}: {counted}; {cost}", flush=True)
     for failure in failures[:40]:
         print("  " + failure, flush=True)
     return 1 if failures else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import multiprocessing
 import os
 import random
@@ -116,7 +117,18 @@ def commands(folder: Path, model: Path) -> dict[str, tuple[list[str], Callable[[
     data.write_text(
         cells + "a cat,a dog,a red cat,a red dog,a lion,a dog\na lion,a car,a green lion,a car,a cat,a car\n"
     )
-    bench = ["bench", str(data), "-m", str(model), "--methods", f"refact:{_settings()},baseline", "--seeds", "0"]
+    bench = [
+        "bench",
+        str(data),
+        "-m",
+        str(model),
+        "--methods",
+        f"refact:{_settings()},baseline",
+        "--seeds",
+        "0",
+        "--keep-images",
+        "0",
+    ]
     return {
         "edit": ([*one, "-o", "{out}/x.safetensors"], _patch),
         "build": (["build", str(facts), "-m", str(model), *QUICK, "-o", "{out}/x.safetensors"], _patch),
@@ -246,7 +258,8 @@ def _run_folder(out: Path) -> Any:
     if not (out / "run" / "run.json").is_file():
         return None
     run = results.read_run(out / "run")
-    return {label: entry["numbers"] for label, entry in results.summary(run, "text").items()} if not run.missing else {}
+    found = {label: entry["numbers"] for label, entry in results.summary(run, "text").items()}
+    return "unfinished" if run.missing else json.dumps(found, sort_keys=True)  # NaN equals itself as text
 
 
 def _scale(out: Path) -> Any:

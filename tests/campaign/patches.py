@@ -18,6 +18,7 @@ from .. import tiny
 from . import mutations
 from .watch import Watch
 
+DEEP = 5  # one file of so many goes through a model too
 HOW: dict[str, Any] = {"max_steps": 2, "contexts": 2, "negatives": 2, "tokens": 1500, "layer": 1, "keep_ends": False}
 FACTS = [
     Edit("the flag of Canada", old="a dog", new="a cat", aliases=("Canada's flag",), preserve=("the king",)),
@@ -56,11 +57,11 @@ def run(watch: Watch, folder: Path, first: int, last: int, seed: int) -> None:
     for number in range(first, last):
         draw = Random(f"{seed} patches {number}")
         path.write_bytes(mutations.spoil_patch(draw.choice(whole), draw))
-        use(watch, f"patches {number}", path, model, good)
+        use(watch, f"patches {number}", path, model, good, number % DEEP == 0)
 
 
-def use(watch: Watch, case: str, path: Path, model: Any, good: Patch) -> None:
-    """Everything that a person may do with a file."""
+def use(watch: Watch, case: str, path: Path, model: Any, good: Patch, deep: bool = True) -> None:
+    """Everything that a person may do with a file; not deep: only what needs no model."""
     record = watch.attempt(f"{case} show", lambda: records.read_record(path))
     if record is not None:
         said = watch.attempt(
@@ -69,7 +70,7 @@ def use(watch: Watch, case: str, path: Path, model: Any, good: Patch) -> None:
         watch.check_text(f"{case} describe", said or "")
     watch.attempt(f"{case} import", lambda: from_lora(path))
     patch = watch.attempt(f"{case} load", lambda: Patch.load(path))
-    if patch is None:
+    if patch is None or not deep:
         return
     facts = watch.attempt(f"{case} verify", lambda: verify(model, patch))
     told = watch.attempt(f"{case} tell", lambda: "\n".join([*described(facts or []), *crowding(patch.record)]))
