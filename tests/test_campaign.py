@@ -19,7 +19,7 @@ def test_no_spoiled_file_does_harm(name) -> None:
 
 
 def test_the_campaign_sees_what_goes_wrong(tmp_path) -> None:
-    """Crashes, escapes, forged lines, files written elsewhere and slow attempts are counted, in a process of its own."""
+    """Crashes, escapes, forged lines, files written elsewhere and slow attempts are counted."""
     code = f"""
 import json, sys, time
 from pathlib import Path

@@ -49,7 +49,7 @@ def _on_ray(make: Callable[[], Callable[[T], R]], units: list[T], address: str, 
     except RayError as error:
         if isinstance(cause := getattr(error, "cause", None), RefactError):
             raise cause from None
-        reason = f"the cluster gave up after {RETRIES} tries: {error}"
+        reason = f"the cluster gave up after {RETRIES} tries: {str(error).strip().splitlines()[0]}"
         raise RefactError(f"{reason}; what is done is kept, and the same command goes on") from None
     finally:
         if own:
