@@ -95,12 +95,13 @@ def load_judge(folder: str | Path, device: str | torch.device | None = None) -> 
     check_folder(path, str(folder))
     try:
         with sources.quiet():
-            options = {"use_safetensors": True, "local_files_only": True}
-            clip = CLIPModel.from_pretrained(path, dtype=torch.float32, **options).eval()
+            clip = CLIPModel.from_pretrained(path, dtype=torch.float32, local_files_only=True, use_safetensors=True)
             tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise DataError(f"{folder}: the judge cannot be read: {error}") from None
-    return Judge(str(folder), _hash(path), clip.to(device) if device else clip, _processor(path), tokenizer)
+    return Judge(
+        str(folder), _hash(path), clip.eval().to(device) if device else clip.eval(), _processor(path), tokenizer
+    )
 
 
 def check_folder(path: Path, name: str) -> None:

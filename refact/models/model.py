@@ -160,8 +160,9 @@ class Model:
 
         try:
             with sources.quiet():
-                options = {"local_files_only": True, "use_safetensors": True}  # a pickle can run code
-                clip = CLIPModel.from_pretrained(folder, dtype=torch.float32, **options)
+                clip = CLIPModel.from_pretrained(  # a pickle can run code
+                    folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
+                )
         except (OSError, ValueError) as error:
             raise ModelError(f"the companion {folder} cannot be read: {error}") from None
         return clip.eval().to(self.device)

@@ -36,7 +36,7 @@ from ..models.encoders import TextEncoder
 from ..models.model import Model
 from ..patch import Patch
 from ..progress import Progress, plainly
-from ..trust.disk import alone, write
+from ..trust import disk
 from ..trust.runs import rows as rows_of
 
 WAYS = ("at once", "in sequence", "alone")
@@ -119,7 +119,7 @@ def things(world: Mapping) -> list[str]:
     return names + [f"{name} {place}" for place in world["places"][:4] for name in names]
 
 
-@alone
+@disk.alone
 def scale(
     model: Model,
     facts: Sequence[Edit],
@@ -168,7 +168,7 @@ def scale(
         rows.append(row)
         for number, patch in enumerate(patches if keep else ()):
             patch.save(path.parent / f"{folder_name(name)}-{folder_name(way)}-{count}-{number}.safetensors")
-        write(path, json.dumps([asdict(row) for row in rows], indent=1).encode())
+        disk.write(path, json.dumps([asdict(row) for row in rows], indent=1).encode())
     return rows
 
 

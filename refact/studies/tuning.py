@@ -72,5 +72,5 @@ def tune(
     best = {name: max((f"{name} #{i}" for i in range(len(grid))), key=worth) for name, grid in grids.items()}
     settings = {label: form_of(made) for label, made in tried.items()}
     found = {"chosen": best, "settings": settings, "scores": scores}
-    write(out / "tuning.json", json.dumps(found, indent=1).encode())
+    write(Path(out) / "tuning.json", json.dumps(found, indent=1).encode())
     return {name: tried[label] for name, label in best.items()}
