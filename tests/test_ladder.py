@@ -28,12 +28,12 @@ def test_the_best_way_is_kept_and_recorded(model):  # noqa: F811
     assert found["tried"][found["chosen"]]["rung"] in climbed(patch.record)[0]
 
 
-def test_a_fact_that_holds_at_once_is_left_as_it_is(model):  # noqa: F811
-    chosen = ReFACT(**QUICK | {"layer": 0, "max_steps": 80, "clamp": 20.0})
-    patch = refact.edit(model, CANADA, chosen, until_holds=True)
-    assert Standing.of(model, patch).holds == 1
+def test_a_fact_that_holds_at_once_is_left_as_it_is():
+    bundled = refact.load("pocket")
+    beaver = refact.Edit("the national animal of Canada", old="a beaver", new="a penguin")
+    patch = refact.edit(bundled, beaver, until_holds=True)
+    assert Standing.of(bundled, patch).holds == 1
     assert "ladder" not in patch.record
-    assert patch.digest == refact.edit(model, CANADA, chosen).digest
 
 
 def test_rungs_that_a_method_has_no_setting_for_are_left_out(model):  # noqa: F811
