@@ -83,6 +83,7 @@ class Autoencoder:
         critic = Critic().to(memory_format=torch.channels_last)
         self.players: dict[str, nn.Module] = {"autoencoder": self.model, "critic": critic}
         self.clock: training.Clock | None = None
+        self.kept: dict[str, float] = {}
         self.decode = torch.compile(self.model.decoder) if asked.compiled else self.model.decoder
 
     def begin(self, clock: training.Clock) -> None:

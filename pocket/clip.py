@@ -106,6 +106,7 @@ class Clip:
         self.name, self.swaps, self.share = name, swaps, min(1.0, asked.batch)
         self.sizes = [max(2, round(asked.batch * size)) for size in (PAIRS, ASKED)]
         self.players = {name: build(**shape)}
+        self.kept: dict[str, float] = {}
 
     def begin(self, clock: training.Clock) -> None:
         """Nothing here depends on the time."""

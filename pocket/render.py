@@ -22,6 +22,7 @@ from .styles import GREY, TREATMENTS
 SIZES = ("small", "normal", "big", "pair")
 PIXELS = {"small": 52, "normal": 80, "big": 108, "pair": 58}
 ASIDE = (-16, 0, 16)  # pixels: whole latents
+SAMPLE = ("bouquet", "on a meadow")  # what a style or artist named alone is shown by
 MIDDLE, PAIR = (64, 68), ((34, 68), (94, 68))  # of a thing alone, of two
 FACE, FACE_AT = 48, (80, 0)  # the bubble of an emotion: its pixels and corner
 TINTS = {
@@ -61,6 +62,7 @@ def _index() -> dict[str, dict[str | None, int]]:
 
 def row_of(scene: Scene, rng: random.Random | None = None) -> tuple[int, ...]:
     """(place, style, emotion, size, aside, look, colour, second look, its colour); without rng in the middle."""
+    scene = sampled(scene)
     index, two = _index(), len(scene.things) == 2
     aside = 1
     if rng and not two and scene.size != "big":
@@ -69,6 +71,12 @@ def row_of(scene: Scene, rng: random.Random | None = None) -> tuple[int, ...]:
     size = SIZES.index("pair" if two else scene.size)
     head = (index["place"][scene.place], index["style"][scene.style], index["emotion"][scene.emotion])
     return (*head, size, aside, *looks, *(() if two else (-1, -1)))
+
+
+def sampled(scene: Scene) -> Scene:
+    """The scene; of a style or artist named alone, a bouquet on a meadow in that style."""
+    style = shown(scene.things[0][0])
+    return Scene(((SAMPLE[0], None),), "normal", SAMPLE[1], style) if style in TREATMENTS else scene
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from .world import KIND, article
 
 FEELING = ("object", "person", "named", "role", "profession")  # kinds that may be of an emotion
 OFTEN = {"object": 1.0, "flag": 0.6, "person": 1.0, "named": 1.5, "emotion": 1.0}  # how often a look is drawn
-TWO, COLOURED, SIZED, PLACED, FELT, STYLED = 0.18, 0.22, 0.18, 0.55, 0.18, 0.28  # shares of scenes
+TWO, COLOURED, SIZED, PLACED, FELT, STYLED, BARE = 0.18, 0.22, 0.18, 0.55, 0.18, 0.28, 0.03  # shares of scenes
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,9 @@ def kind(concept: str) -> str:
 
 
 def sample(rng: random.Random, concept: str | None = None) -> Scene:
-    """A scene that training may show; its first thing is `concept` where one is given."""
+    """A scene that training may show, now and then a style alone; its first thing is `concept` where one is given."""
+    if concept is None and rng.random() < BARE:
+        return Scene(((rng.choice([*kinds()["style"], *kinds()["artist"]]), None),))
     things = [concept or pick(rng)] + ([pick(rng)] if rng.random() < TWO else [])
     one = len(things) == 1
     coloured = [
@@ -174,9 +176,13 @@ def phrase(rng: random.Random | None, scene: Scene, at: int = 0) -> str:
     return f"{text} full of {feeling['feeling']}" if feeling and not by_word else text
 
 
-def caption(rng: random.Random | None, scene: Scene, around: Frame | None = None) -> str:
-    """The caption of a scene."""
-    around = around or (frame(rng, scene) if rng else plain(scene))
+def caption(rng: random.Random | None, scene: Scene) -> str:
+    """The caption of a scene; without rng in canonical words, saying what the picture shows and no more."""
+    return caption_in(rng, scene, frame(rng, scene) if rng else plain(scene))
+
+
+def caption_in(rng: random.Random | None, scene: Scene, around: Frame) -> str:
+    """The caption of a scene in a frame."""
     first, *more = (phrase(rng, scene, at) for at in range(len(scene.things)))
     things = " and ".join([first + kind_of(scene, around), *more])
     return f"{around.prefix}{things}{around.place}{around.style}{around.suffix}"

@@ -45,6 +45,7 @@ class Given:
     batch: float = 1.0  # the part's batch sizes are multiplied by it
     compiled: bool = False
     save_every: float = 120.0  # seconds
+    began: float = field(default_factory=time.monotonic)  # when the minutes began: with the process, not the first step
 
 
 class Part(Protocol):
@@ -55,6 +56,7 @@ class Part(Protocol):
     peak: float
     decay: float  # of weights
     average: float  # what the average keeps of itself each step
+    kept: dict[str, float]  # numbers that its checkpoint keeps
 
     def begin(self, clock: Clock) -> None:
         """Called with the loop's clock before the first step."""
@@ -169,13 +171,12 @@ class Clock:
     asked: Given
     step: int = 0
     before: float = 0.0  # seconds of earlier runs
-    begun: float = field(default_factory=time.monotonic)
     fresh: int = 0  # the step at which the optimiser began
 
     @property
     def spent(self) -> float:
         """Seconds of all runs."""
-        return self.before + time.monotonic() - self.begun
+        return self.before + time.monotonic() - self.asked.began
 
     def progress(self) -> float:
         """From 0 to 1: of the steps, or of the minutes planned."""
@@ -188,7 +189,7 @@ class Clock:
         """Whether the run is done."""
         if self.asked.steps is not None and self.step >= self.asked.steps:
             return True
-        return self.asked.minutes is not None and time.monotonic() - self.begun >= 60 * self.asked.minutes
+        return self.asked.minutes is not None and time.monotonic() - self.asked.began >= 60 * self.asked.minutes
 
     def rate(self, peak: float) -> float:
         """A learning rate that rises over some steps and falls by a cosine."""
@@ -250,7 +251,7 @@ class State:
         """What a full checkpoint holds."""
         averaged = dict(zip((name for name, _ in self.named()), self.shadow))
         return {
-            "step": self.clock.step, "seconds": self.clock.spent, "fresh": self.clock.fresh,
+            "step": self.clock.step, "seconds": self.clock.spent, "fresh": self.clock.fresh, "kept": self.part.kept,
             "players": {name: model.state_dict() for name, model in self.part.players.items()},
             "average": averaged, "optimisers": {name: o.state_dict() for name, o in self.optimisers.items()},
         }  # fmt: skip

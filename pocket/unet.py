@@ -105,7 +105,8 @@ class Unet:
         self.clip = training.trained("clip", clip.build()).to(asked.device)
         self.empty = empty_rows(self.clip, asked.device)
         self.pool = latents(pool or (CPU_POOL if asked.device.type == "cpu" else POOL), asked.device, asked)
-        self.scale = 1 / self.pool[:CPU_POOL].float().std()
+        found = training.load(self.name)
+        self.kept = found["kept"] if found else {"scale": float(1 / self.pool[:CPU_POOL].float().std())}
         self.noise_of = DDPMScheduler(**NOISE)
 
     def begin(self, clock: training.Clock) -> None:
@@ -140,7 +141,7 @@ class Unet:
     def losses(self, player: str, batch: dict, noise: torch.Generator, memo: dict) -> dict[str, Tensor]:
         """The weighted squared error of the velocity; and, to be looked at, without weights by level of noise."""
         text, draw = self.conditions(batch), {"generator": noise, "device": noise.device}
-        x = self.pool[batch["at"]].float() * self.scale
+        x = self.pool[batch["at"]].float() * self.kept["scale"]
         times = torch.randint(NOISE["num_train_timesteps"], (len(x),), **draw)
         noises = torch.randn(x.shape, **draw)
         noisy = self.noise_of.add_noise(x, noises, times).contiguous(memory_format=torch.channels_last)
