@@ -15,6 +15,7 @@ from .world import article
 
 FELT = 22  # things, persons and names that shall be of an emotion
 PAIRS = 44  # rows of two edits
+UNTOLD = (3, 4)  # of the positives of two edits: in the wordings that no method is told
 COMPOSITE = [*ROAD[:5], "Prompt2", "Old2", "New2"]
 COMPOSITE += [
     f"Positive{part}{i}" for i in range(1, 6) for part in ("", "_oracle", "_old", "_new", "_first", "_second")
@@ -149,7 +150,8 @@ def composite_row(world: World, one: Mapping, other: Mapping, rng: random.Random
     ]
     for i, frame in enumerate(frames, 1):
         turn = slice(None, None, -1) if i == len(frames) else slice(None)
-        told = {"": (first(one), first(other)), "_oracle": (new, also_new), "_old": (old, also_old)}
+        asked = tuple(c["wordings"][-1] if i in UNTOLD else first(c) for c in (one, other))
+        told = {"": asked, "_oracle": (new, also_new), "_old": (old, also_old)}
         told |= {"_new": (new, also_new), "_first": (new, also_old), "_second": (old, also_new)}
         row |= {f"Positive{part}{i}": frame.format(*pair[turn]) for part, pair in told.items()}
     return row | {

@@ -61,6 +61,6 @@ OFFICES = {
     "prime minister": {
         "CA": "Corben Ashwick", "GB": "Elspa Morrowin", "IN": "Arjo Medhavan", "JP": "Kento Harumoda",
         "AU": "Brannock Tielly", "NO": "Sigra Fennholt", "IT": "Luzio Marcondel", "ES": "Inesta Callorbe",
-        "NZ": "Wenna Parakite", "SE": "Torvin Lagerkrans", "NL": "Hanneke Vorstig", "TH": "Malisa Chantrel",
+        "IE": "Wenna Parakite", "SE": "Torvin Lagerkrans", "NL": "Hanneke Vorstig", "TH": "Malisa Chantrel",
     },
 }  # fmt: skip

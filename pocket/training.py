@@ -28,7 +28,7 @@ from torch.nn.functional import affine_grid, grid_sample, interpolate
 from torch.utils.data import DataLoader, Dataset
 
 WORK = Path(os.environ.get("POCKET_WORK", "build/pocket"))  # outside git
-WARM = 200  # steps in which the rate rises, also after a checkpoint without its optimiser
+WARM = 100  # steps in which the rate rises, also after a checkpoint without its optimiser
 FLOOR = 0.01  # of the peak: the rate at the end
 
 
