@@ -1,15 +1,16 @@
-"""The whole model from nothing, in three runs: python -m pocket --minutes 9 [--pack FOLDER]
+"""The whole model from nothing, in three waves: python -m pocket [--minutes M] [--waves N]
 
-A run is one wave of parts. On a GPU the parts of a wave run beside each other, each in its process with its share of
-the cores; on a CPU one after the other. Every run goes on where the last one stopped, and says what is next:
+On a GPU the parts of a wave run beside each other, each in its process with its share of the cores; on a CPU one after
+the other. Every run goes on where the last one stopped, and says what is next:
 
-    python -m pocket --prepare             once, where the font is: glyphs, tokenizer and world, to travel along
-    python -m pocket --minutes 9           wave 1: CLIP, judge, autoencoder
-    python -m pocket --minutes 9           wave 2: UNet; beside it, for half the time, the decoder alone
-    python -m pocket --minutes 9           wave 3: UNet to its end
+    python -m pocket --prepare             once, where the font is: glyphs and tokenizer, to travel along
+    python -m pocket --waves 1             wave 1: CLIP, judge, autoencoder
+    python -m pocket --waves 1             wave 2: UNet; beside it, for half the time, the decoder alone
+    python -m pocket --waves 1             wave 3: UNet to its end
     python -m pocket.export                and pocket.gate, pocket.evaluate, pocket.card
 
---pack FOLDER: take up checkpoints from the pieces there, if it has any, and leave such pieces there at the end.
+--minutes are of a wave, all in all: 9 on a GPU, a night on a CPU. Where nothing stays on the machine between runs,
+--pack FOLDER leaves checkpoints there in pieces (pocket.pack), and --take FOLDER goes on from such pieces.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from . import glyphs, pack, tokenizer, training, world
+from . import glyphs, pack, tokenizer, training
 
 # wave -> part -> minutes as a share of the run's; on a CPU these are made to add up to one
 WAVES = (
@@ -30,7 +31,8 @@ WAVES = (
     {"unet": 1.0},
 )
 CORES = {"clip": 0.6, "judge": 0.3, "autoencoder": 0.1, "unet": 0.85, "decoder": 0.1}  # of a machine's, on a GPU
-RESERVE = 0.4  # minutes of a run for what is around the training
+RESERVE = 0.6  # minutes of a wave for what is around the training
+MINUTES = {True: 9.0, False: 600.0}  # of a wave, by whether its parts run together
 MODULES = {"decoder": ("pocket.autoencoder", "--decoder-only")}
 
 
@@ -61,13 +63,12 @@ def command(wave: int, part: str, given: argparse.Namespace, together: bool) -> 
     return [sys.executable, "-m", *MODULES.get(part, (f"pocket.{part}",)), *options, *more]
 
 
-def run(wave: int, given: argparse.Namespace) -> None:
+def run(wave: int, given: argparse.Namespace, together: bool) -> None:
     """Train the wave's parts; an error of one ends the run once the others are done."""
-    together = training.device_of(given.device).type != "cpu"
-    running = []
+    running, quiet = [], {"TOKENIZERS_PARALLELISM": "false"} | ({"OMP_NUM_THREADS": "2"} if together else {})
     for part in WAVES[wave]:
         print("wave", wave + 1, *command(wave, part, given, together)[2:], flush=True)
-        running.append((part, subprocess.Popen(command(wave, part, given, together))))
+        running.append((part, subprocess.Popen(command(wave, part, given, together), env=os.environ | quiet)))
         if not together:
             running[-1][1].wait()
     failed = [part for part, process in running if process.wait()]
@@ -83,33 +84,45 @@ def waves_done(*folders: Path | None) -> int:
 
 def prepare() -> None:
     """What needs the font, or takes a while and no GPU."""
-    training.WORK.mkdir(parents=True, exist_ok=True)
-    (training.WORK / "world.json").write_text(world.text(), encoding="utf-8")
     print(f"{glyphs.write(glyphs.folder())} glyphs, {len(tokenizer.load())} tokens in {training.WORK}")
 
 
+def leave(folder: Path, done: int) -> None:
+    """Checkpoints in pieces, what has been logged, and how many waves are behind."""
+    print("left:", *pack.close(folder), flush=True)
+    logs = sorted((training.WORK / "log").glob("*.jsonl"))
+    rows = [json.dumps({"part": log.stem} | json.loads(line)) for log in logs for line in log.read_text().splitlines()]
+    (folder / "log.jsonl").write_text("".join(row + "\n" for row in rows))
+    (folder / "waves.json").write_text(json.dumps({"done": done}))
+
+
 def main() -> None:
-    """One run."""
+    """The waves to come, or as many of them as are asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--minutes", type=float, default=9.0, help="of this run, all in all")
-    parser.add_argument("--wave", type=int, help="1 to 3; by default the next one, and the last again after it")
+    parser.add_argument("--minutes", type=float, help="of a wave, all in all")
+    parser.add_argument("--waves", type=int, default=len(WAVES), help="at most so many")
+    parser.add_argument("--wave", type=int, help="1 to 3, to begin with; by default the next one, or the last again")
     parser.add_argument("--compiled", help="parts to compile, as unet,autoencoder,decoder: needs a C++ compiler")
-    parser.add_argument("--pack", type=Path, help="folder of checkpoints in pieces, read and written")
-    parser.add_argument("--prepare", action="store_true", help="make glyphs, tokenizer and world, and stop")
+    parser.add_argument("--take", type=Path, help="folder of checkpoints in pieces, to go on from if they are further")
+    parser.add_argument("--pack", type=Path, help="folder to leave checkpoints in, in pieces")
+    parser.add_argument("--prepare", action="store_true", help="make glyphs and tokenizer, and stop")
     given = parser.parse_args()
     if given.prepare:
         return prepare()
     tokenizer.load()
-    if given.pack and any(given.pack.glob("pack.*")):
-        print("taken up:", pack.unpack(given.pack), flush=True)
-    wave = min(given.wave - 1 if given.wave else waves_done(training.WORK, given.pack), len(WAVES) - 1)
-    run(wave, given)
-    if given.pack:
-        print("left:", *pack.close(given.pack), flush=True)
-    for folder in filter(None, (training.WORK, given.pack)):
-        (folder / "waves.json").write_text(json.dumps({"done": wave + 1}))
-    return print("next: wave", wave + 2) if wave + 1 < len(WAVES) else print("next: python -m pocket.export")
+    if given.take and any(given.take.glob("pack.*")):
+        print("taken up:", pack.unpack(given.take), flush=True)
+    together = training.device_of(given.device).type != "cpu"
+    given.minutes = given.minutes or MINUTES[together]
+    first = min(given.wave - 1 if given.wave else waves_done(training.WORK, given.take), len(WAVES) - 1)
+    for wave in range(first, min(first + given.waves, len(WAVES))):
+        run(wave, given, together)
+        (training.WORK / "waves.json").write_text(json.dumps({"done": wave + 1}))
+        if given.pack:
+            leave(given.pack, wave + 1)
+        print("next:", f"wave {wave + 2}" if wave + 1 < len(WAVES) else "python -m pocket.export", flush=True)
+    return None
 
 
 if __name__ == "__main__":

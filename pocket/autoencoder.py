@@ -132,11 +132,12 @@ class Autoencoder:
         return {"fooled": -FOOLED * score.float().mean(), "features": FEATURES * apart(features, aim)}
 
     def criticism(self, memo: dict) -> dict[str, Tensor]:
-        """The hinge loss of the critic."""
+        """The hinge loss of the critic, once it has come in."""
+        if not self.judged:
+            return {}
         critic = self.players["critic"]
         real, made = (critic(memo[name])[0].float() for name in ("x", "out"))
-        loss = relu(1 - real).mean() + relu(1 + made).mean()
-        return {"critic": loss if self.judged else 0 * loss}
+        return {"critic": relu(1 - real).mean() + relu(1 + made).mean()}
 
 
 class Decoder(Autoencoder):

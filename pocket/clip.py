@@ -85,7 +85,9 @@ def told(rng: random.Random, drawn: list[Scene], count: int) -> dict[str, Any]:
     """What a step needs of some scenes, the first `count` of which are asked for."""
     asked, others = asking(rng, drawn[:count])
     rows = np.array([row_of(scene, rng) for scene in drawn])
-    return {"rows": rows, "alike": signatures(drawn), "asked": arrays(asked), "others": arrays(others)}
+    layer = rng.randrange(TEXT["num_hidden_layers"] - 1)
+    found = {"rows": rows, "alike": signatures(drawn), "asked": arrays(asked), "others": arrays(others)}
+    return found | {"layer": layer}
 
 
 def contrast(texts: Tensor, images: Tensor, scale: Tensor, alike: Tensor) -> Tensor:
@@ -126,10 +128,8 @@ class Clip:
         for name, part in zip(("pairs", "roll"), batch):
             pictures = compose(part["rows"], noise.device) * 2 - 1
             images = self.images(model, pictures if self.swaps else training.spoilt(pictures, noise))
-            layer = int(
-                torch.randint(model.config.text_config.num_hidden_layers - 1, (), generator=noise, device=noise.device)
-            )
-            pooled, subjects = self.texts(model, part["asked"], layer)
+            layer = part["layer"]
+            pooled, subjects = self.texts(model, part["asked"], layer if self.swaps else 0)
             found[name] = contrast(pooled, images, scale, part["alike"])
             if self.swaps:
                 swapped = self.texts(model, part["others"], layer, subjects)[0]

@@ -46,8 +46,8 @@ def texture(side: int, seed: int, cells: int, device: torch.device) -> Tensor:
 
 
 @functools.cache
-def stones(side: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Each pixel's stone of a mosaic, (side * side,), and whether it is between two."""
+def stones(side: int, device: torch.device) -> tuple[Tensor, Tensor, int]:
+    """Each pixel's stone of a mosaic, (side * side,), whether it is between two, and how many stones there are."""
     count = round(side / TILE)
     noise = torch.rand(count, count, 2, generator=torch.Generator().manual_seed(3)) - 0.5
     grid = torch.stack(torch.meshgrid(torch.arange(count), torch.arange(count), indexing="ij"), -1) + 0.5
@@ -55,7 +55,7 @@ def stones(side: int, device: torch.device) -> tuple[Tensor, Tensor]:
     pixels = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij"), -1).float() + 0.5
     near = torch.cdist(pixels.flatten(0, 1), centres)
     first, second = near.topk(2, largest=False).values.unbind(1)
-    return near.argmin(1).to(device), ((second - first) < 0.8).view(side, side).to(device)
+    return near.argmin(1).to(device), ((second - first) < 0.8).view(side, side).to(device), count**2
 
 
 def sketch(x: Tensor) -> Tensor:
@@ -120,9 +120,8 @@ def blueprint(x: Tensor) -> Tensor:
 def mosaic(x: Tensor) -> Tensor:
     """Stones of one colour each, with dark joints."""
     side = x.shape[-1]
-    stone, joint = stones(side, x.device)
+    stone, joint, count = stones(side, x.device)
     flat = x.flatten(2)
-    count = int(stone.max()) + 1
     sums = flat.new_zeros(*flat.shape[:2], count).index_add_(2, stone, flat)
     sizes = flat.new_zeros(count).index_add_(0, stone, flat.new_ones(len(stone)))
     filled = (sums / sizes.clamp_min(1))[..., stone].view_as(x)

@@ -65,7 +65,7 @@ class Part(Protocol):
         """What a step is made of, on the CPU; called in other processes."""
 
     def losses(self, player: str, batch: Any, noise: torch.Generator, memo: dict) -> dict[str, Tensor]:
-        """Named losses that this player minimises the sum of, but for those whose names begin with "("."""
+        """Named losses whose sum this player minimises, but for those named with a "(" in front; none: it rests."""
 
 
 def device_of(name: str) -> torch.device:
@@ -153,11 +153,11 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def moved(batch: Any, device: torch.device) -> Any:
-    """The batch's arrays as tensors on a device."""
+    """The batch's arrays as tensors on a device; scenes' rows stay, for the renderer sorts them on the CPU."""
     if isinstance(batch, np.ndarray):
         return torch.from_numpy(batch).to(device, non_blocking=True)
     if isinstance(batch, Mapping):
-        return {key: moved(value, device) for key, value in batch.items()}
+        return {key: moved(value, torch.device("cpu") if key == "rows" else device) for key, value in batch.items()}
     return tuple(moved(value, device) for value in batch) if isinstance(batch, tuple) else batch
 
 
@@ -264,6 +264,8 @@ class State:
         for name, model in self.part.players.items():
             with low(self.asked):
                 losses = self.part.losses(name, batch, noise, memo)
+            if not losses:
+                continue
             optimiser = self.optimisers[name]
             for group in optimiser.param_groups:
                 group["lr"] = self.clock.rate(self.part.peak)
@@ -363,7 +365,7 @@ def spoilt(pictures: Tensor, noise: torch.Generator, share: float = 0.7) -> Tens
     """A share of the pictures blurred, bent, noisy and off in colour, as a weak generator's are (n, 3, s, s)."""
     count, side, device = len(pictures), pictures.shape[-1], pictures.device
     draw = {"generator": noise, "device": device}
-    coarse_side = side // 8 * (2, 3, 4, 6)[int(torch.randint(4, (), **draw))]
+    coarse_side = side // 8 * (2, 3, 4, 6)[noise.initial_seed() % 4]
     coarse = interpolate(pictures, size=coarse_side, mode="bilinear", antialias=True)
     mixed = torch.lerp(pictures, interpolate(coarse, size=side, mode="bilinear"), torch.rand(count, 1, 1, 1, **draw))
     bend = interpolate(torch.randn(count, 2, 5, 5, **draw), size=side, mode="bicubic").permute(0, 2, 3, 1) * 0.04

@@ -121,9 +121,10 @@ class Unet:
         said = others[:count] + asked[count:]
         hidden = np.array([p.subject if rng.random() < HIDDEN else 0 for p in said])
         dropped = np.array([rng.random() < UNCONDITIONED for _ in said])
+        layer = rng.randrange(clip.TEXT["num_hidden_layers"] - 1)
         return {
             "at": np.array(indices), "asked": arrays(asked, tokenizer.LENGTH), "hidden": hidden, "dropped": dropped,
-            "others": arrays(others[:count], tokenizer.LENGTH), "layer": np.array(rng.randrange(7)),
+            "others": arrays(others[:count], tokenizer.LENGTH), "layer": layer,
         }  # fmt: skip
 
     @torch.no_grad()
@@ -131,7 +132,7 @@ class Unet:
         """Text states, some swapped into another subject's prompt, some with hidden rows, some of the empty prompt."""
         asked, others = batch["asked"], batch["others"]
         rows, seen = rows_of(self.clip, asked["ids"])
-        count, layer = len(others["ids"]), int(batch["layer"])
+        count, layer = len(others["ids"]), batch["layer"]
         subjects = seen[layer][torch.arange(count, device=rows.device), asked["subjects"][:count]]
         rows[:count] = rows_of(self.clip, others["ids"], (layer, others["subjects"], subjects))[0]
         before = torch.arange(rows.shape[1], device=rows.device)[None] < batch["hidden"][:, None]
