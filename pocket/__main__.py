@@ -5,7 +5,7 @@ the other. Every run goes on where the last one stopped, and says what is next:
 
     python -m pocket --prepare             once, where the font is: glyphs and tokenizer, to travel along
     python -m pocket --waves 1             wave 1: CLIP, judge, autoencoder
-    python -m pocket --waves 1             wave 2: UNet; beside it, for half the time, the decoder alone
+    python -m pocket --waves 1             wave 2: UNet; beside it, for most of the time, the decoder alone
     python -m pocket --waves 1             wave 3: UNet to its end
     python -m pocket.export                and pocket.gate, pocket.evaluate, pocket.card
 
@@ -26,8 +26,8 @@ from . import glyphs, pack, tokenizer, training
 
 # wave -> part -> minutes as a share of the run's; on a CPU these are made to add up to one
 WAVES = (
-    {"clip": 1.0, "judge": 0.95, "autoencoder": 1.0},
-    {"unet": 1.0, "decoder": 0.5},
+    {"clip": 1.0, "judge": 0.6, "autoencoder": 1.0},
+    {"unet": 1.0, "decoder": 0.8},
     {"unet": 1.0},
 )
 CORES = {"clip": 0.6, "judge": 0.3, "autoencoder": 0.1, "unet": 0.85, "decoder": 0.1}  # of a machine's, on a GPU

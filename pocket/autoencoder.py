@@ -20,7 +20,7 @@ from torch.nn.functional import l1_loss, leaky_relu, mse_loss, relu
 from . import clip, scenes, training
 from .render import compose, row_of
 
-BATCH, PEAK, CPU_SHARE = 96, 6e-4, 1 / 6
+BATCH, PEAK, CPU_SHARE = 64, 6e-4, 1 / 4
 WIDTH, LATENTS = 48, 16  # channels
 NOISE = 0.05  # added to latents, so that the decoder forgives what the UNet gets slightly wrong
 NOISIER = 0.2  # of the second stage: from nothing to so much

@@ -93,7 +93,8 @@ def told(rng: random.Random, drawn: list[Scene], count: int) -> dict[str, Any]:
 def contrast(texts: Tensor, images: Tensor, scale: Tensor, alike: Tensor) -> Tensor:
     """The symmetric contrastive loss of the first texts; pairs that show the same are no negatives."""
     target = torch.arange(len(texts), device=texts.device)
-    logits = scale * normalize(texts.float(), dim=1) @ normalize(images.float(), dim=1).T
+    with torch.autocast(texts.device.type, enabled=False):  # at a scale of 100, bfloat16 is off by half a logit
+        logits = scale.float() * normalize(texts.float(), dim=1) @ normalize(images.float(), dim=1).T
     same = (alike[: len(texts), None] == alike[None]) & (target[:, None] != torch.arange(len(images)).to(target)[None])
     logits = logits.masked_fill(same, -torch.inf)
     return (cross_entropy(logits, target) + cross_entropy(logits[:, : len(texts)].T, target)) / 2

@@ -123,8 +123,13 @@ def _corner(centre: tuple[int, int], size: str, aside: int = 0) -> tuple[int, in
 
 
 def compose(rows: Tensor, device: torch.device | str = "cpu") -> Tensor:
-    """The pictures of rows (n, 9) of `row_of`, (n, 3, 128, 128) in [0, 1], in steps of 1/255."""
+    """The pictures of rows (n, 9) of `row_of`, (n, 3, 128, 128) in [0, 1], in steps of 1/255, float32 always."""
     device = torch.device(device)
+    with torch.autocast(device.type, enabled=False):
+        return _composed(rows, device)
+
+
+def _composed(rows: Tensor, device: torch.device) -> Tensor:
     place, style, emotion, size, aside, look, colour, second, its = rows.cpu().unbind(1)
     x = _backdrops(device)[place.to(device)].float() / 255
     for number, name in enumerate(SIZES[:3]):

@@ -108,6 +108,13 @@ def test_a_picture_does_not_depend_on_its_batch() -> None:
         assert (compose(rows[at : at + 1])[0] - whole[at]).abs().max() <= 1.01 / 255
 
 
+def test_pictures_are_the_same_where_products_are_in_bfloat16() -> None:
+    rows = torch.tensor([row_of(Scene((("dog", None),), style=style)) for style in styles.TREATMENTS])
+    plain = compose(rows)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(compose(rows), plain)
+
+
 def test_a_style_alone_is_a_bouquet_on_a_meadow() -> None:
     alone, bouquet = Scene((("artist-mira-sol", None),)), Scene((("bouquet", None),), "normal", "on a meadow")
     assert row_of(alone) == row_of(Scene(bouquet.things, "normal", bouquet.place, "style-watercolour"))
