@@ -41,10 +41,11 @@ bench: venv  ## seconds, memory and ratios: benchmarks/
 
 docs: venv  ## the documentation as a site: build/site/index.html
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
-	$(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 wheel: venv  ## the package as a wheel: dist/
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[build]'
+	rm -rf build/lib build/bdist.*
 	$(BIN)/python -m build --wheel --no-isolation
 
 pocket: venv  ## train the bundled model again (hours)

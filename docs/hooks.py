@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,7 +43,7 @@ def methods() -> Iterator[str]:
     yield "A method is a frozen dataclass whose fields are its settings. `refact edit --help` shows the same list, and"
     yield "`refact edit --method NAME` chooses a method. In Python: `refact.edit(model, edits, method=refact.UCE())`.\n"
     for name, cls in BUILT_IN.items():
-        yield f"## {cls.__name__}\n\n{cls.__doc__}\n"
+        yield f"## {cls.__name__}\n\n{inspect.getdoc(cls)}\n"
         presets = "".join(f", `{name}:{preset}`" for preset in getattr(cls, "presets", ()))
         yield f"Names on the command line: `{name}`{presets}.\n"
         yield "| setting | default | meaning |\n|---|---|---|"
