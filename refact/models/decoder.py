@@ -92,7 +92,7 @@ class Decoder:
 
         alike = _alike(ids)
         cache = DynamicCache(config=self.tower.config)
-        parts = []
+        parts: list[list[Tensor]] = []
         for piece in [ids[:1, :alike], ids[:, alike:]] if alike else [ids]:
             if parts:
                 cache.batch_repeat_interleave(len(ids))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import ModelError
@@ -64,16 +64,18 @@ def _flux2(processor: Any) -> Frame:
 
     said = [("system", SYSTEM_MESSAGE), ("user", MARK)]
     messages = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in said]
-    return _filled(processor, messages, add_generation_prompt=False)
+    frame = _filled(processor, messages, add_generation_prompt=False)
+    tokenizer = getattr(processor, "tokenizer", processor)
+    # a processor lets its tokenizer add a [BOS] where the template writes none; a tokenizer's own templates never do
+    adds = tokenizer is not processor and not frame.before.startswith(tokenizer.bos_token or "\0")
+    return replace(frame, special=adds)
 
 
 def _filled(tokenizer: Any, messages: list[dict], **how: bool) -> Frame:
     if not getattr(tokenizer, "chat_template", None):
         raise ModelError(f"the {type(tokenizer).__name__} of this model has no chat template, by which prompts are put")
     before, _, after = tokenizer.apply_chat_template(messages, tokenize=False, **how).partition(MARK)
-    inner = getattr(tokenizer, "tokenizer", tokenizer)
-    begun = inner is not tokenizer and inner.bos_token and before.startswith(inner.bos_token)
-    return Frame(before, after, special=not begun)
+    return Frame(before, after)
 
 
 def _sana(tokenizer: Any) -> Frame:
