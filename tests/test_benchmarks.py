@@ -25,7 +25,7 @@ def test_unlike_edits_differ_in_contexts_and_in_length() -> None:
 
 def test_the_floor_counts_an_edits_own_rows_only() -> None:
     apart = sum(
-        len(benchmarks.suffix.grow(edit).ids) - benchmarks.suffix.grow(edit).constants for edit in benchmarks.unlike(3)
+        len(benchmarks.trie.grow(edit).ids) - benchmarks.trie.grow(edit).constants for edit in benchmarks.unlike(3)
     )
     begun = benchmarks.suffix.start(benchmarks.shaped.tower_of("tiny"), 2, benchmarks.unlike(3), 4).suffix
     assert apart < begun.base.shape[0] * begun.base.shape[1]  # a batch is filled up to its longest

@@ -16,7 +16,7 @@ import refact
 from refact.errors import EditError
 from refact.methods.registry import MEMIT, METHODS, TIME, UCE, AlphaEdit, EmbEdit, FineTune, ReFACT, method
 from refact.models import covariance
-from refact.search import suffix
+from refact.search import suffix, trie
 from refact.search.readings import Reading, reading
 from refact.search.sentences import sentences_of, wordings
 from refact.search.wanted import frozen, search
@@ -252,7 +252,7 @@ def test_a_patch_of_the_unet_has_no_text_side(model):
 
 def test_edits_are_searched_with_their_like_and_come_back_in_order(model, encoder):
     sizes = [5, 40, 6, 41, 5, 90]
-    groups = suffix.grouped(sizes, 2)
+    groups = trie.grouped(sizes, 2)
     assert sorted(at for group in groups for at in group) == list(range(6))
     for group in groups:
         assert len(group) <= 2

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent / "refact"
 FLOORS = [  # from the ground up: a file imports files of its own floor or of those above it in this list
     "errors progress",
     "trust",
-    "edits families stash record lora patch pocket pictures solve",
+    "edits family language families stash record lora patch pocket pictures solve",
     "models",
     "aliases",
     "search",

@@ -21,6 +21,7 @@ from .app import (
     ModelName,
     Quiet,
     app,
+    bar,
     check_name,
     check_output,
     open_model,
@@ -50,6 +51,7 @@ def edit(
     by: Annotated[str, typer.Option("--method", help=", ".join([*METHODS, *presets()]))] = "refact",
     clip: Annotated[str | None, typer.Option(help="Folder of the companion CLIP, for targets by picture.")] = None,
     embedding: Embeddings = None,
+    once: Annotated[bool, typer.Option("--once", help="Try no other settings where a fact does not hold.")] = False,
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("edit.safetensors"),
     device: Device = None,
     dtype: Dtype = None,
@@ -60,11 +62,14 @@ def edit(
 
     Example: refact edit -m pocket --prompt "the national animal of Canada" --old "a beaver" --new "a penguin"
 
+    Where the fact does not hold on the text side, other settings are tried on this very model and the best is kept.
+
     Exit code 3: the file was written, but the fact does not hold on the text side.
     """
     from ..aliases import propose_aliases
+    from ..editing import edit as make
     from ..pocket import near, unfamiliar
-    from ..verification import unseen, verify
+    from ..verification import climbed, unseen, verify
 
     wanted = _edits(edits, prompt, new, old, subject, alias, preserve, preserve_file)
     check_output(output)
@@ -75,8 +80,10 @@ def edit(
         say(quiet or as_json, *also)
     chosen = method(by, **settings)
     ready = open_model(model, device, dtype, companion=clip, encoders=settings.get("encoders"), embeddings=embedding)
-    patch = chosen(ready, wanted, [p for p, _ in patches_of(map(str, onto or []))])
+    held, watched = [p for p, _ in patches_of(map(str, onto or []))], bar(quiet or as_json)
+    patch = make(ready, wanted, chosen, held, until_holds=not once, progress=watched)
     patch.save(output)
+    say(quiet or as_json, *climbed(patch.record))
     if unseen(patch):
         named = "".join(f" --picture {shown(name)}" for e in wanted if e.targets_images for name in e.new)
         check = f"refact verify {shown(output)} -m {shown(model)} --images{named}"

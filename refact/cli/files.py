@@ -31,15 +31,22 @@ def show(
     check: Annotated[
         list[Path] | None, typer.Option(help="A public key that is trusted; may be repeated. Exit 2 if none signed it.")
     ] = None,
+    cite: Annotated[
+        bool, typer.Option("--cite", help="Print BibTeX of what made the patch, and nothing else.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """What a patch changes, and the exact lines to use it in diffusers, ComfyUI and A1111.
+    """Print what a patch changes, and the exact lines that use it in diffusers, ComfyUI and A1111.
 
     Example: refact show canada.safetensors --check team.key.pub
     """
+    from ..methods import citations
     from ..record import describe, read_record, usage
 
     record = read_record(file)
+    if cite:
+        say(False, citations.cite(record))
+        return
     if check:
         from ..trust import signatures
 

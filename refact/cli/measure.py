@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,6 +15,7 @@ from .app import (
     Dtype,
     Limit,
     ModelName,
+    NamesFile,
     Quiet,
     app,
     bar,
@@ -35,6 +36,7 @@ def bench(
     ] = "refact,baseline,oracle",
     seeds: Annotated[str, typer.Option(help="Seeds, like 0-24 (the paper's).")] = "0-4",
     judge: Annotated[str | None, typer.Option(help="Folder of the judging CLIP; none: the text side only.")] = None,
+    names: NamesFile = None,
     limit: Limit = None,
     keep_images: Annotated[
         int, typer.Option(min=0, max=10_000, help="How many seeds' pictures to keep for the report.")
@@ -54,10 +56,16 @@ def bench(
 
     judge, drawn = judge_of(judge, model), seeds_of(seeds)
     ready = model if ray else open_model(model, device, dtype)
-    names = [name.strip() for name in methods.split(",") if name.strip()]
-    watched = bar(quiet or as_json)
-    how: dict = {"limit": limit, "keep_images": keep_images, "autocast": autocast, "ray": ray, "progress": watched}
-    run(data, ready, names, out, seeds=drawn, judge=judge, **how)
+    chosen = [name.strip() for name in methods.split(",") if name.strip()]
+    how: dict = {
+        "names": names_of(names),
+        "limit": limit,
+        "keep_images": keep_images,
+        "autocast": autocast,
+        "ray": ray,
+        "progress": bar(quiet or as_json),
+    }
+    run(data, ready, chosen, out, seeds=drawn, judge=judge, **how)
     tell_scores(out, judge, quiet, as_json)
 
 
@@ -83,6 +91,14 @@ def report(
     say(quiet, shown(write(folders, output, studies=SECTIONS)))
     if strip:
         say(quiet, shown(pictures.save(strips.strip(folders[0], cases), strip)))
+
+
+def names_of(file: Path | None) -> Any:
+    """The names of a file, one a line; None where no file is given. Raises DataError for a file that is not there."""
+    from ..edits import read_prompts
+    from ..evidence.strict import Names
+
+    return Names(tuple(dict.fromkeys(read_prompts(file)))) if file else None
 
 
 def judge_of(judge: str | None, model: str) -> str | None:

@@ -62,7 +62,7 @@ def _types(cls: type) -> tuple[tuple[str, Any], ...]:
 
 def check(method: Any) -> None:
     """Raises EditError for a setting of the wrong type, out of its bounds, or none of its choices; before any work."""
-    for name, kind in _types(type(method)):
+    for name, kind in _types(type(method)):  # type: ignore[arg-type]
         value = getattr(method, name)
         if wrong := _wrong(name, kind, value):
             raise EditError(f"{name} of {type(method).__name__} is {wrong}, not {shown(repr(value), 60)}")

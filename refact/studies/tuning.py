@@ -9,7 +9,8 @@ from typing import Any
 
 from ..errors import RefactError
 from ..evidence import results
-from ..evidence.bench import form_of, run
+from ..evidence.bench import run
+from ..evidence.provenance import form_of
 from ..methods.registry import method
 from ..trust.disk import write
 

@@ -15,11 +15,20 @@ from .schema import Images
 Rows = Annotated[list[Annotated[list[Number], Field(min_length=1)]], Field(max_length=limits.LIST)]
 
 
+class Distances(Form):
+    """How far pictures are from the oracle's."""
+
+    pixels: Rows
+    features: Rows
+
+
 class Sides(Form):
-    """Scores of a case's probes for the old and the new text."""
+    """Scores of a case's probes for the old and the new text; what strict measures add."""
 
     old: Rows
     new: Rows
+    named: list[list[str]] | None = None
+    distance: Distances | None = None
 
 
 class Scores(Form):
@@ -103,6 +112,15 @@ def run(form: Any, where: str) -> dict:
     return checked(Run, form, where, DataError)
 
 
+def _whole(found: dict, probes: int, told: int) -> bool:
+    """Whether a side has a row for each probe, and distances for the edit's own probe and the positives at least."""
+    rows = [found["old"], found["new"], *([found["named"]] if found.get("named") else [])]
+    far = list(found["distance"].values()) if found.get("distance") else []
+    far = [part for part in far if isinstance(part, list)]
+    widths = {len(row) for part in (*rows, *far) for row in part}
+    return len(widths) == 1 and {len(part) for part in rows} == {probes} and all(len(part) >= told for part in far)
+
+
 class Begun(Form):
     """The run.json of any study: what it was begun with."""
 
@@ -125,10 +143,8 @@ def case(form: Any, where: str) -> dict:
         raise DataError(f"{where} has {probes} probes, which are not those of its positives and negatives")
     for label, scores in form["scores"].items():
         for side in ("text", "image"):
-            if found := scores.get(side):
-                widths = {len(row) for row in (*found["old"], *found["new"])}
-                if len(widths) > 1 or {len(found["old"]), len(found["new"])} != {probes}:
-                    raise DataError(f"{where}: the scores of {quoted(label)} do not have a row for each probe")
+            if (found := scores.get(side)) and not _whole(found, probes, 1 + len(form["positives"])):
+                raise DataError(f"{where}: the scores of {quoted(label)} do not have a row for each probe")
     return form
 
 

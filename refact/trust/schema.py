@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, ConfigDict, Field, JsonValue, model_validator
 
 from ..errors import DataError, PatchError, shown
 from . import limits
@@ -85,6 +85,25 @@ class Base(Form):
     encoders: dict[Name, Annotated[str, Field(max_length=limits.NAME), AfterValidator(printable)]]
 
 
+class Rung(Form):
+    """One way in which `refact edit` tried to make a fact hold."""
+
+    rung: Text
+
+
+class Ladder(Form):
+    """What was tried, and which was kept."""
+
+    tried: Annotated[list[Rung], Field(max_length=1000)]
+    chosen: Count
+
+    @model_validator(mode="after")
+    def _chosen_was_tried(self) -> Ladder:
+        if self.chosen >= max(len(self.tried), 1):
+            raise ValueError("the number of one that was tried is needed")
+        return self
+
+
 class Record(Form):
     """The record of a patch, version 1 (docs/format.md)."""
 
@@ -98,6 +117,7 @@ class Record(Form):
     covariance: dict[Text, JsonValue] = {}
     preserved: dict[Text, Number | None] = {}
     versions: dict[Name, Annotated[str, Field(max_length=limits.NAME)]] = {}
+    ladder: Ladder | None = None
 
 
 def record(form: Any, where: str) -> dict:
