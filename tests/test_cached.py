@@ -97,7 +97,9 @@ def test_keys_are_what_down_proj_is_given_one_a_distinct_beginning(opened):
 
 
 def test_a_window_is_read_off_the_librarys_own_mask():
-    assert [call.window for call in cached.start(encoder_of("llama"), 2, edits(()), (6,)).suffix.calls.values()] == [0] * 4
+    assert [call.window for call in cached.start(encoder_of("llama"), 2, edits(()), (6,)).suffix.calls.values()] == [
+        0
+    ] * 4
     windows = {call.window for call in cached.start(encoder_of("gemma2"), 0, edits(()), (6,)).suffix.calls.values()}
     assert windows == {0, 5}
     blocks = torch.block_diag(torch.ones(3, 3), torch.ones(4, 4)).tril().bool()
