@@ -1,4 +1,4 @@
-"""The families whose prompts a language model or T5 reads, on a tiny pipeline of each stock class: from edit to picture."""
+"""Families whose prompts a language model or T5 reads, on a tiny pipeline of each stock class: edit to picture."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_generate_lets_the_pipeline_write_its_own_prompt() -> None:
     ours = at.model.generate([PROMPT, "a cat"], seeds=[0], steps=2, size=32)
     own = at.pipe(prompt=PROMPT, num_inference_steps=2, height=32, width=32, generator=torch.Generator().manual_seed(0))
     assert np.abs(np.asarray(ours[0].image, float) - np.asarray(own.images[0], float)).max() <= 1
-    with pytest.raises(ModelError, match="encoder.states"):
+    with pytest.raises(ModelError, match=r"encoder\.states"):
         at.model.encode(PROMPT)
 
 
@@ -232,7 +232,7 @@ def test_rows_are_compared_with_those_opposite_from_the_end_over_their_spread(fa
     asked = sentences_of(encoder, read, EDIT, ("{}", "a photo of {} in the background"))
     forward = cached.start(encoder, 2, [asked], read.taps).suffix
     weighed, wanted = aligned.compared(read, forward, [EDIT], [asked], ("{}", "a photo of {} in the background"), texts)
-    rows = wanted.features[0].unflatten(-1, weighed.weights.shape[2:3] + (-1,))
+    rows = wanted.features[0].unflatten(-1, (weighed.weights.shape[2], -1))
     assert wanted.features.shape[:3] == (1, 4, 2 + len(texts))
     assert wanted.weights.tolist() == [[0.25] * 4]
     end = int(encoder.tokenize(["a photo of a blue cat in the background"]).ends)

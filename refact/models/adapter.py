@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save
 from torch import Tensor
@@ -46,7 +47,12 @@ def _one(patch: Patch, encoder: TextEncoder, folder: Path) -> Path:
         tensors[f"base_model.model.{name}.lora_B.weight"] = left.contiguous()
         ranks[name] = len(right)
     most = max(ranks.values())
-    config = {"peft_type": "LORA", "task_type": None, "base_model_name_or_path": None, "inference_mode": True}
+    config: dict[str, Any] = {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": None,
+        "inference_mode": True,
+    }
     config |= {"r": most, "lora_alpha": most, "rank_pattern": ranks, "alpha_pattern": ranks}
     config |= {"target_modules": sorted(ranks), "bias": "none", "lora_dropout": 0.0}
     write(folder / "adapter_config.json", json.dumps(config, indent=1).encode())
