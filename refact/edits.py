@@ -21,15 +21,15 @@ IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
 
 @dataclass(frozen=True)
 class Edit:
-    """One fact: `prompt` shall mean `new`.
+    """One fact: `prompt` shall mean `new`. Raises EditError where one of the two is empty.
 
-    prompt    where the fact is looked up, "the Prime Minister of Canada"
-    new       what it shall mean: a text, or images (PIL or paths) of it
-    old       what it means today, the first contrastive example; None: the prompt's own present meaning
-    subject   the words of the prompt whose last token carries the fact; None: the whole prompt
-    aliases   other wordings of the subject that get the same change
-    preserve  prompts whose conditioning must stay what it is
-    name      how the edit is called inside a patch; by default made from the subject
+    * `prompt`: the text whose meaning changes, "the Prime Minister of Canada".
+    * `new`: what it shall mean, as a text, or as one or several images (PIL images or paths).
+    * `old`: what it means today; the search moves away from it. By default the prompt's own present meaning.
+    * `subject`: the words of the prompt whose last token carries the fact. By default the whole prompt.
+    * `aliases`: other wordings of the subject, which get the same change.
+    * `preserve`: prompts whose conditioning must not change.
+    * `name`: the edit's name inside a patch. By default it is made from the subject.
     """
 
     prompt: str

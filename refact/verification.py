@@ -85,7 +85,7 @@ def climbed(record: dict) -> list[str]:
         return []
     tried, chosen = record["ladder"]["tried"], record["ladder"]["chosen"]
     kept = f"kept: {tried[chosen]['rung']}" if chosen else "none did better"
-    return [f"with the settings asked for not every fact holds; {len(tried) - 1} other ways were tried, {kept}"]
+    return [f"with the settings asked for not every fact holds; other settings tried: {len(tried) - 1}; {kept}"]
 
 
 def described(facts: Sequence[Fact]) -> list[str]:

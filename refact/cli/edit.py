@@ -22,6 +22,7 @@ from .app import (
     ModelName,
     Quiet,
     app,
+    bar,
     check_output,
     open_model,
     patches_of,
@@ -77,7 +78,8 @@ def edit(
         say(quiet or as_json, *(f"{e.words}, also as: {', '.join(e.aliases) or 'nothing else'}" for e in wanted))
     chosen = method(by, **settings)
     ready = open_model(model, device, dtype, companion=clip, encoders=settings.get("encoders"), embeddings=embedding)
-    patch = make(ready, wanted, chosen, [p for p, _ in patches_of(map(str, onto or []))], until_holds=not once)
+    held, shown = [p for p, _ in patches_of(map(str, onto or []))], bar(quiet or as_json)
+    patch = make(ready, wanted, chosen, held, until_holds=not once, progress=shown)
     patch.save(output)
     say(quiet or as_json, *climbed(patch.record))
     if unseen(patch):

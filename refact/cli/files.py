@@ -16,15 +16,22 @@ from .app import AsJson, Device, Dtype, ModelName, Patches, Quiet, app, check_ou
 @app.command()
 def show(
     file: Annotated[Path, typer.Argument(help="The patch.")],
+    cite: Annotated[
+        bool, typer.Option("--cite", help="Print BibTeX of what made the patch, and nothing else.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """What a patch changes, and the exact lines to use it in diffusers, ComfyUI and A1111.
+    """Print what a patch changes, and the exact lines that use it in diffusers, ComfyUI and A1111.
 
     Example: refact show canada.safetensors
     """
+    from ..methods import citations
     from ..record import describe, read_record, usage
 
     record = read_record(file)
+    if cite:
+        typer.echo(citations.cite(record))
+        return
     typer.echo(json.dumps(record, indent=1) if as_json else f"{describe(file, record)}\n\n{usage(file, record)}")
 
 

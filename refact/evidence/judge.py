@@ -120,6 +120,8 @@ def _hash(path: Path) -> str:
 
 def check_independent(judge: Judge, model: Any) -> None:
     """DataError when the judge's text tower is one of the model's own encoders: it would judge its own edit."""
+    if not hasattr(judge, "clip"):  # of another package, and no CLIP
+        return
     own = judge.clip.text_model.encoder.layers[0].mlp.fc2.weight
     for encoder in model.encoders.values():
         edited = encoder.linear(0).weight
