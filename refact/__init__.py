@@ -39,6 +39,7 @@ _HOMES = {  # names are imported when first used, so that `import refact` costs 
     "AlphaEdit": "methods.alphaedit",
     "TIME": "methods.crossattention",
     "UCE": "methods.crossattention",
+    "Entrance": "methods.entrance",
     "FineTune": "methods.finetune",
     "EmbEdit": "methods.finetune",
     "METHODS": "methods.registry",

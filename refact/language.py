@@ -39,6 +39,7 @@ LANGUAGE: dict[str, Family] = {
         headers("z-image"),
         transformer="ZImageTransformer2DModel",
         entrance="cap_embedder.1",
+        entrance_norm="cap_embedder.0",
     ),
     "flux2-klein": Family(
         "flux2-klein",
@@ -66,6 +67,7 @@ LANGUAGE: dict[str, Family] = {
         headers("qwen-image"),
         transformer="QwenImageTransformer2DModel",
         entrance="txt_in",
+        entrance_norm="txt_norm",
     ),
     "sana": Family(
         "sana",
@@ -84,6 +86,7 @@ LANGUAGE: dict[str, Family] = {
         headers("lumina-2"),
         transformer="Lumina2Transformer2DModel",
         entrance="time_caption_embed.caption_embedder.1",
+        entrance_norm="time_caption_embed.caption_embedder.0",
     ),
     "pixart": Family(
         "pixart",

@@ -15,10 +15,10 @@ from diffusers import DiffusionPipeline
 
 import refact
 from refact import Edit, ReFACT
-from refact.errors import EditError, ModelError
+from refact.errors import DataError, EditError, ModelError
 from refact.families import FAMILIES, detect, lora_keys, site_of
 from refact.language import LANGUAGE
-from refact.models import frames
+from refact.models import covariance, frames
 from refact.patch import bake
 from refact.record import describe, usage
 from refact.search import aligned, cached
@@ -134,7 +134,7 @@ def test_a_folder_opens_and_a_baked_one_has_the_change_for_the_stock_library(fam
     at = made(family)
     folder = tiny_decoders.folder(family, tmp_path)
     opened = refact.load(folder)
-    assert opened.fingerprints() == at.model.fingerprints()
+    assert opened.encoders[at.encoder.name].hash() == at.encoder.hash()
     bake(opened, [at.patch], tmp_path / "baked")
     stock = DiffusionPipeline.from_pretrained(tmp_path / "baked")
     with at.patch.applied(at.model), torch.no_grad():
@@ -275,3 +275,16 @@ def test_the_table_names_every_family_that_ends_here() -> None:
     with pytest.raises(ModelError, match="found text_encoder: Qwen3Model"):
         detect({"text_encoder": ["transformers", "Qwen3Model"], "transformer": ["diffusers", "Unheard"]})
     assert tiny.site(FAMILIES["hidream"].encoders[3], 2) == "text_encoder_4.model.layers.2.mlp.down_proj"
+
+
+def test_a_covariance_counts_a_texts_own_tokens_and_not_the_frame_before_them() -> None:
+    encoder, texts = made("lumina2").encoder, ["a red dog", "the flag of Canada", "a cat on a phone"]
+    seen = covariance.collect(encoder, [1], texts)[1]
+    tokens, starts = encoder.tokenize(texts), encoder.starts(texts)
+    rows = [encoder.keys([t], [i], 1) for t, s, e in zip(texts, starts, tokens.ends) for i in range(s, int(e) + 1)]
+    keys = torch.cat(rows).double()
+    assert seen.tokens == len(keys) < int(tokens.ends.sum()) / 2
+    torch.testing.assert_close(seen.matrix, keys.T @ keys / len(keys), rtol=1e-4, atol=1e-6)
+    assert len(covariance.enough(encoder, texts * 9, seen.tokens)) == 3
+    with pytest.raises(DataError, match="a language model"):
+        covariance.collect(encoder, [1], texts, padding=True)

@@ -75,7 +75,7 @@ def language_model(kind: str, layers: int = 6, seed: int = 0, window: int = 5) -
     shape = {
         "vocab_size": len(tokenizer()),
         "hidden_size": 32,
-        "intermediate_size": 512 if layers < 20 else 256,
+        "intermediate_size": 1024 if layers < 20 else 256,
         "num_hidden_layers": layers,
     }
     shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048}

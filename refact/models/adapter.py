@@ -54,7 +54,7 @@ def _one(patch: Patch, encoder: TextEncoder, folder: Path) -> Path:
         "inference_mode": True,
     }
     config |= {"r": most, "lora_alpha": most, "rank_pattern": ranks, "alpha_pattern": ranks}
-    config |= {"target_modules": sorted(ranks), "bias": "none", "lora_dropout": 0.0}
+    config |= {"inference_mode": True, "target_modules": sorted(ranks), "bias": "none", "lora_dropout": 0.0}
     write(folder / "adapter_config.json", json.dumps(config, indent=1).encode())
     write(folder / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
     return folder
