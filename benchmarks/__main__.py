@@ -32,7 +32,7 @@ from refact.search.trie import Sentence
 from refact.search.wanted import frozen
 from refact.studies.scaling import peak, phrases
 
-from . import shaped
+from . import language, shaped
 
 LAYER, CONTEXTS = 7, 10
 WORDS = (0, 3, 4, 2, 3, 2, 4, 5, 2, 3)  # words around the subject in each of ten contexts
@@ -248,6 +248,11 @@ JOBS: dict[str, Callable[[], dict]] = {
     "128 facts, CLIP-L": lambda: facts("CLIP-L", 128),
     "1 fact, OpenCLIP-H": lambda: facts("OpenCLIP-H", 1),
     "1 fact, bigG": lambda: facts("bigG", 1),
+    "search step, Qwen3-0.6B, 1 edit": lambda: language.search("Qwen3-0.6B", 1, rate),
+    "search step, Qwen3-0.6B, 8 edits": lambda: language.search("Qwen3-0.6B", 8, rate),
+    "search step, Qwen3-4B, 1 edit": lambda: language.search("Qwen3-4B", 1, rate),
+    "1 fact, Qwen3-0.6B": lambda: language.fact("Qwen3-0.6B"),
+    "1 fact, Qwen3-4B": lambda: language.fact("Qwen3-4B"),
     "covariance, CLIP-L": lambda: covered("CLIP-L", 100_000),
     "solve, 1 key of 3072": lambda: solving(1),
     "solve, 1000 keys of 3072": lambda: solving(1000),

@@ -35,7 +35,7 @@ class Family:
     style: of the LoRA names. headers: what other programs look for in a file's metadata. transformer: the class name of
     the pipeline's transformer, by which the family is recognised; "" where `detect` has a rule for it. edited: the
     encoders that are edited when none is named; () means every CLIP encoder. entrance: the Linear of the transformer
-    that takes in the text states, for the method of that name.
+    that takes in the text states, for the method of that name; entrance_norm: the norm that stands before it.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Family:
     transformer: str = ""
     edited: tuple[str, ...] = ()
     entrance: str = ""
+    entrance_norm: str = ""
 
     @property
     def encoders_edited(self) -> list[EncoderRow]:

@@ -7,6 +7,9 @@ pipelines of the stock classes (tests/test_language.py). docs/encoders.md says w
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
+
 from .family import EncoderRow, Family, headers
 
 ONLY = "text_encoder"
@@ -36,6 +39,7 @@ LANGUAGE: dict[str, Family] = {
         headers("z-image"),
         transformer="ZImageTransformer2DModel",
         entrance="cap_embedder.1",
+        entrance_norm="cap_embedder.0",
     ),
     "flux2-klein": Family(
         "flux2-klein",
@@ -63,6 +67,7 @@ LANGUAGE: dict[str, Family] = {
         headers("qwen-image"),
         transformer="QwenImageTransformer2DModel",
         entrance="txt_in",
+        entrance_norm="txt_norm",
     ),
     "sana": Family(
         "sana",
@@ -81,6 +86,7 @@ LANGUAGE: dict[str, Family] = {
         headers("lumina-2"),
         transformer="Lumina2Transformer2DModel",
         entrance="time_caption_embed.caption_embedder.1",
+        entrance_norm="time_caption_embed.caption_embedder.0",
     ),
     "pixart": Family(
         "pixart",
@@ -107,3 +113,24 @@ LANGUAGE: dict[str, Family] = {
         edited=("text_encoder_4",),
     ),
 }
+
+
+def usage(path: Path, family: Family, sites: Iterable[str], strength: str) -> str:
+    """The lines to use a patch of these families in diffusers and ComfyUI; strength: what ComfyUI calls it."""
+    components = sorted({site.partition(".")[0] for site in sites})
+    if components == ["transformer"]:
+        load = f"  pipe.load_lora_weights({str(path.parent)!r}, weight_name={path.name!r})"
+        return f"diffusers:\n{load}\n  pipe.unload_lora_weights()  # undo"
+    encoder = components[0]
+    return "\n".join(
+        [
+            f"diffusers (load_lora_weights of {family.title} reaches no text encoder; the encoder takes an adapter):",
+            f"  refact.save_adapter(refact.Patch.load({str(path)!r}), refact.load(MODEL), 'adapters')  # once",
+            f"  pipe.{encoder}.load_adapter('adapters/{encoder}')",
+            f"  pipe.{encoder}.delete_adapter('default')  # undo",
+            f"  or, for a folder with the change in its weights: refact bake -m MODEL --patch {path} -o FOLDER",
+            "ComfyUI (for FLUX.2 klein a version of 2026):",
+            f"  copy {path.name} to models/loras; node Load LoRA, MODEL and CLIP wired through it;",
+            f"  {strength}",
+        ]
+    )

@@ -27,6 +27,8 @@ from typing import Any, BinaryIO, NamedTuple
 from .edits import Edit
 from .errors import PatchError, RefactError, counted, quoted, shown
 from .families import FAMILIES, site_of
+from .language import LANGUAGE
+from .language import usage as language_usage
 from .trust import limits, schema
 
 VERSION = 1
@@ -284,6 +286,8 @@ def usage(path: str | Path, record: dict) -> str:
     name = re.sub(r"\W+", "_", path.stem)  # PEFT takes no dots in an adapter's name
     sites = {site for part in parts_of(record) for site in part["sites"]}
     t5 = any("DenseReluDense" in site for site in sites)
+    if record["family"] in LANGUAGE:
+        return language_usage(path, FAMILIES[record["family"]], sites, _comfy_strength(sites))
     if any("token_embedding" in site for site in sites):
         return f"a change of word embeddings, which no program reads as a LoRA: refact bake -m MODEL --patch {path}"
     return "\n".join(

@@ -1,4 +1,4 @@
-"""What is computed of a language model in a search equals the plain forward of every sentence, for each architecture."""
+"""What a search computes of a language model equals the plain forward of every sentence, for each architecture."""
 
 from __future__ import annotations
 

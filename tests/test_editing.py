@@ -295,7 +295,7 @@ def test_a_live_pipeline_is_taken_as_it_is():
 
 def test_methods_are_found_by_name():
     assert method("refact:paper", layer=3).weight_decay == 0.1
-    assert set(METHODS) == {"refact", "memit", "alphaedit", "time", "uce", "finetune", "embedit"}
+    assert set(METHODS) == {"refact", "memit", "alphaedit", "time", "uce", "entrance", "finetune", "embedit"}
     assert method("refact:many:layer=0") == ReFACT.many(layer=0) == ReFACT(layer=0, weight_decay=0.1, reach=1.0)
     assert method("refact:paper:layer=5:objective=direct") == ReFACT.paper(layer=5, objective="direct")
     assert method("uce:strength=2.5") == UCE(strength=2.5)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import re
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from tiny import t5_encoder, t5_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import nn
 
-from refact.models.frames import LUMINA2, QWEN_IMAGE
+from refact.models.frames import LUMINA2, QWEN_IMAGE, instruction
 
 NAMES = ("z-image", "flux2-klein", "flux2", "qwen-image", "sana", "lumina2", "pixart", "hidream")
 CHAT = (
@@ -35,8 +34,7 @@ SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<bos>", "[IMG]", "[IM
 def _spelling() -> tuple[dict[str, int], list[tuple[str, str]]]:
     """A byte-level vocabulary of `tiny.WORDS` and of the pipelines' instructions, with and without a space before."""
     merges: dict[tuple[str, str], None] = {}
-    sana = inspect.signature(diffusers.SanaPipeline.__call__).parameters["complex_human_instruction"].default
-    told = " ".join([*sana, SYSTEM_MESSAGE, *QWEN_IMAGE, LUMINA2])
+    told = " ".join([*instruction(), SYSTEM_MESSAGE, *QWEN_IMAGE, LUMINA2])
     for word in dict.fromkeys([*tiny.WORDS, "Canada", "France", "system", "user", *re.findall(r"[A-Za-z]+", told)]):
         for written in (word, f"Ġ{word}"):
             pieces = list(written)
@@ -74,7 +72,12 @@ KINDS = ("qwen2", "qwen3", "llama", "mistral", "gemma2", "gemma3", "qwen2.5-vl",
 
 def language_model(kind: str, layers: int = 6, seed: int = 0, window: int = 5) -> nn.Module:
     """A decoder of that architecture, width 32; window: how far Mistral and some layers of Gemma look back."""
-    shape = {"vocab_size": len(tokenizer()), "hidden_size": 32, "intermediate_size": 512, "num_hidden_layers": layers}
+    shape = {
+        "vocab_size": len(tokenizer()),
+        "hidden_size": 32,
+        "intermediate_size": 1024 if layers < 20 else 256,
+        "num_hidden_layers": layers,
+    }
     shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048}
     shape |= {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     gemma = shape | {"head_dim": 8, "sliding_window": window, "query_pre_attn_scalar": 8}
@@ -206,7 +209,7 @@ def _hidream() -> DiffusionPipeline:
         patch_size=2, in_channels=4, out_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=8,
         num_attention_heads=4, caption_channels=[32, 32], text_emb_dim=small.projection_dim + big.projection_dim,
         num_routed_experts=4, num_activated_experts=2, axes_dims_rope=(4, 2, 2), max_resolution=(32, 32),
-        llama_layers=[0, 1],
+        llama_layers=[4, 5],
     )  # fmt: skip
     vae = tiny._vae(use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.1, scaling_factor=0.4)
     clips = [tiny.clip_tokenizer(), tiny.clip_tokenizer(pad="!")]

@@ -124,29 +124,42 @@ def collect(
 ) -> dict[int, Covariance]:
     """The covariances of several layers in one pass over the texts.
 
-    Every token from [BOS] to [EOS] counts; with padding, the rows after it too, as the pipeline pads. Nothing above
-    the deepest layer is computed; products are float32 in blocks of one batch, sums float64.
+    Every token from [BOS] to [EOS] counts; with padding, the rows after it too, as the pipeline pads. Of a language
+    model a text's own tokens count and those written after it, not what its pipeline writes before every text. Nothing
+    above the deepest layer is computed; products are float32 in blocks of one batch, sums float64.
     """
     if not texts:
         raise DataError("a covariance needs texts; the corpus is empty")
     tokens = encoder.tokenize(texts)
     lengths = torch.full_like(tokens.ends, encoder.length) if padding else tokens.ends + 1
+    starts = _starts(encoder, texts, padding)
     batches = list(encoder.batches(tokens.ids, lengths))
-    frequency = tokens.ids[torch.arange(tokens.ids.shape[1]) < lengths[:, None]].bincount().float()
+    places = torch.arange(tokens.ids.shape[1])
+    frequency = tokens.ids[(places < lengths[:, None]) & (places >= starts[:, None])].bincount().float()
     sums = {at: torch.zeros(2 * (encoder.linear(at).in_features,), dtype=torch.float64) for at in layers}
     weight = 0.0
     for rows, ids in progress(batches, f"covariance of {encoder.site(max(layers))}", len(batches)):
-        counted = torch.arange(ids.shape[1]) < lengths[rows, None]
+        at = torch.arange(ids.shape[1])
+        counted = (at < lengths[rows, None]) & (at >= starts[rows, None])
         weights = frequency[ids[counted]] ** -rarity
         weight += float(weights.double().sum())
         for layer, keys in encoder.inputs(ids, layers).items():
             block = keys[counted.to(keys.device)] * weights.sqrt()[:, None].to(keys)
             sums[layer] += (block.T @ block).cpu()
-    count, name = int(lengths.sum()), encoder.hash()
+    count, name = int((lengths - starts).sum()), encoder.hash()
     return {
         at: Covariance((total / weight).float().double(), count, encoder.site(at), name, corpus_name, padding, rarity)
         for at, total in sums.items()
     }
+
+
+def _starts(encoder: TextEncoder, texts: Sequence[str], padding: bool) -> Tensor:
+    """The first token of each text that counts. Raises DataError where rows of padding cannot be counted."""
+    if encoder.kind != "decoder":
+        return torch.zeros(len(texts), dtype=torch.int64)
+    if padding:
+        raise DataError(f"rows of padding of {encoder.name}, a language model, cannot be counted: leave out padding")
+    return torch.tensor(encoder.starts(texts))
 
 
 def obtain(
@@ -244,8 +257,8 @@ def enough(encoder: TextEncoder, texts: Iterable[str], tokens: int, padding: boo
 def _counted(encoder: TextEncoder, texts: Iterable[str], padding: bool) -> Iterator[tuple[str, int]]:
     stream = iter(texts)
     while chunk := list(islice(stream, CHUNK)):
-        ends = encoder.tokenize(chunk).ends
-        yield from zip(chunk, [encoder.length] * len(chunk) if padding else (ends + 1).tolist())
+        own = encoder.tokenize(chunk).ends + 1 - _starts(encoder, chunk, padding)
+        yield from zip(chunk, [encoder.length] * len(chunk) if padding else own.tolist())
 
 
 def _until(counted: Iterator[tuple[str, int]], tokens: int) -> Iterator[tuple[str, int]]:

@@ -78,11 +78,15 @@ def _filled(tokenizer: Any, messages: list[dict], **how: bool) -> Frame:
     return Frame(before, after)
 
 
-def _sana(tokenizer: Any) -> Frame:
+def instruction() -> list[str]:
+    """What Sana's pipeline writes before a prompt, line by line."""
     from diffusers import SanaPipeline
 
-    lines = inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default
-    before = "\n".join(lines)
+    return inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default
+
+
+def _sana(tokenizer: Any) -> Frame:
+    before = "\n".join(instruction())
     return Frame(before, lower=True, longer=len(tokenizer.encode(before)))
 
 

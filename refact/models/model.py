@@ -20,7 +20,7 @@ from ..errors import ModelError
 from ..families import Family, detect
 from ..language import LANGUAGE
 from ..progress import Progress, plainly
-from ..stash import LOCK
+from ..stash import LOCK, base_weight
 from . import sources
 from .embeddings import teach
 from .encoders import TextEncoder
@@ -135,6 +135,9 @@ class Model:
             if unet is not None:
                 weights = plain_weights(unet)
                 prints["unet"] = self._fingerprint({name: w for name, w in weights.items() if ".attn2.to_" in name})
+            if self._pipe is not None and (at := self.family.entrance):
+                weight = base_weight(self[f"transformer.{at}"])
+                prints["transformer"] = self._fingerprint({f"transformer.{at}.weight": weight})
             return prints
 
     @property

@@ -49,8 +49,9 @@ def one_layer(method: Any, model: Model, edits: list[Edit], writer: Writer, sear
         site, written = encoder.site(layer), writer(encoder, layer, wanted)
         factors[site] = (wanted.offsets.T.float().contiguous(), written.solution.right.float())
         used[site] = written.covariance
+        sent = {"reaches": encoder.reached(layer)} if encoder.kind == "decoder" else {}
         for log, entry in zip(logs, entries(wanted, written, layer)):
-            log[site] = entry
+            log[site] = entry | sent
     return patch_of(method, model, edits, factors, logs, used)
 
 
