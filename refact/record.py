@@ -199,7 +199,7 @@ def _check_parts(record: dict, ranks: dict[str, int], where: str) -> None:
             _check_sites(part.get("sites"), ranks, f"{where}: edit {name[:200]!r}")
 
 
-_FIELDS: dict[str, tuple[type, ...]] = {"prompt": (str,), "old": (str, type(None)), "subject": (str, type(None))}
+_FIELDS: dict[str, tuple[type, ...]] = {"prompt": (str,), "old": (str, dict, type(None)), "subject": (str, type(None))}
 
 
 def _check_edit(form: dict, where: str) -> None:
@@ -207,8 +207,9 @@ def _check_edit(form: dict, where: str) -> None:
     for field, types in _FIELDS.items():
         if not isinstance(form.get(field), types):
             raise PatchError(f"{where}: edit {name!r} has {field} {form.get(field)!r:.200}, not a text")
-    new = form.get("new")
-    lists = [form.get("aliases", []), form.get("preserve", []), new.get("images") if isinstance(new, dict) else []]
+    new, old = form.get("new"), form.get("old")
+    shown = [end.get("images") for end in (new, old) if isinstance(end, dict)]
+    lists = [form.get("aliases", []), form.get("preserve", []), *shown]
     if not isinstance(new, (str, dict)) or not all(_is_texts(texts) for texts in lists):
         raise PatchError(f"{where}: edit {name!r}: new is a text or images; aliases and preserve are lists of texts")
     try:

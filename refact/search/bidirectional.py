@@ -66,7 +66,8 @@ def start(encoder: TextEncoder, layer: int, edits: Sequence[Sequence[Sentence]])
     counts = [len(sentences) for sentences in edits]
     sizes = torch.stack([row[:n].norm(dim=1).mean() for row, n in zip(reached, counts)])
     own_keys, own_values = ([row[:n] for row, n in zip(part, counts)] for part in (keys, values))
-    return Start(Whole(encoder, layer, ids, subjects, ends), own_keys, own_values, sizes)
+    places = [list(range(n)) for n in counts]
+    return Start(Whole(encoder, layer, ids, subjects, ends), own_keys, own_values, sizes, places)
 
 
 @torch.no_grad()
