@@ -209,10 +209,14 @@ def _unsupported(model_index: dict, classes: dict, config: dict) -> str:
 _CLIP = r"encoder\.layers\.(?P<layer>\d+)\.mlp\.fc2"
 _T5 = r"encoder\.block\.(?P<layer>\d+)\.layer\.1\.DenseReluDense\.wo"
 _UNET = r"(?:down_blocks\.\d+|mid_block|up_blocks\.\d+)\.attentions\.\d+\.transformer_blocks\.\d+\.attn2\.to_[kv]"
+_MIXED = r"encoder\.layers\.(?P<mixed>\d+)\.self_attn\.out_proj"  # of DiffQuickFix
 _WORDS = r"embeddings\.token_embedding"  # of EmbEdit; no other program reads a LoRA of it
+_TOWER = rf"{_CLIP}|{_MIXED}|{_WORDS}"
 _SITE = re.compile(
-    rf"(?:(?P<clip>text_encoder(?:_[23])?)\.text_model\.(?:{_CLIP}|{_WORDS})|(?P<t5>text_encoder_[23])\.{_T5}|unet\.{_UNET})".replace(
-        "(?P<layer>", "(?:"
+    re.sub(
+        r"\(\?P<(?:layer|mixed)>",
+        "(?:",
+        rf"(?:(?P<clip>text_encoder(?:_[23])?)\.text_model\.(?:{_TOWER})|(?P<t5>text_encoder_[23])\.{_T5}|unet\.{_UNET})",
     )
 )
 
@@ -226,7 +230,9 @@ _STEMS = [
     re.compile(rf"lora_te(?P<te>[123]?)_(?:text_model_)?{_underscored(_CLIP)}"),
     re.compile(rf"lora_te(?P<te5>[23])_{_underscored(_T5)}"),
     re.compile(rf"lora_unet_(?P<unet>{_underscored(_UNET)})"),
+    re.compile(rf"lora_te(?P<te>[123]?)_(?:text_model_)?{_underscored(_MIXED)}"),
     re.compile(rf"(?P<component>text_encoder(?:_[23])?)\.(?:text_model\.)?{_CLIP}"),
+    re.compile(rf"(?P<component>text_encoder(?:_[23])?)\.(?:text_model\.)?{_MIXED}"),
     re.compile(rf"lora_te(?P<te>[123]?)_text_model_(?P<words>{_underscored(_WORDS)})"),
     re.compile(rf"(?P<component>text_encoder(?:_[23])?)\.text_model\.(?P<words>{_WORDS})"),
     re.compile(rf"(?P<component5>text_encoder_[23])\.{_T5}"),
@@ -263,7 +269,9 @@ def lora_keys(family: Family, site: str) -> tuple[str, str, str | None]:
         return _kohya(f"lora_unet_{path}")
     if row is None or row.kind != kind:
         sites = ", ".join(f"{r.name} ({'wo' if r.kind == 't5' else 'fc2'})" for r in family.encoders)
-        raise PatchError(f"{site!r} is no site of {family.title}: sites are the fc2 (T5: wo) of {sites}")
+        raise PatchError(
+            f"{site!r} is no site of {family.title}: sites are the fc2 (T5: wo) and self_attn.out_proj of {sites}"
+        )
     if kind == "t5":
         return _linear_layer(f"{row.prefix}_{path.replace('.', '_')}")
     return _kohya(f"{row.prefix}_{path}") if family.style == "kohya" else _linear_layer(site)
@@ -300,6 +308,8 @@ def _site(match: re.Match, family: str | None) -> str:
         return f"{component}.encoder.block.{found['layer']}.layer.1.DenseReluDense.wo"
     second = {"2": "_2", "3": "_3", "clip_g": "_2"}.get(found.get("te") or found.get("comfy") or "", "")
     component = found.get("component") or f"text_encoder{second}"
+    if found.get("mixed"):
+        return f"{component}.text_model.encoder.layers.{found['mixed']}.self_attn.out_proj"
     if found.get("words"):
         return f"{component}.text_model.embeddings.token_embedding"
     return f"{component}.text_model.encoder.layers.{found['layer']}.mlp.fc2"
