@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import RefactError
 from .app import AsJson, Autocast, Device, Dtype, ModelName, Quiet, app, bar, open_model, say, seeds_of
 
 
@@ -21,6 +22,9 @@ def bench(
     ] = "refact,baseline,oracle",
     seeds: Annotated[str, typer.Option(help="Seeds, like 0-24 (the paper's).")] = "0-4",
     judge: Annotated[str | None, typer.Option(help="Folder of the judging CLIP; none: the text side only.")] = None,
+    clip: Annotated[
+        str | None, typer.Option(help="Folder of the companion CLIP, for methods that compare projected texts.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Only so many cases.")] = None,
     keep_images: Annotated[int, typer.Option(help="How many seeds' pictures to keep for the report.")] = 1,
     autocast: Autocast = None,
@@ -36,8 +40,10 @@ def bench(
     """
     from ..evidence.bench import run
 
+    if ray and clip:
+        raise RefactError("workers of a cluster open the model by its name: put the CLIP into the model's refact.json")
     judge = judge_of(judge, model)
-    ready = model if ray else open_model(model, device, dtype)
+    ready = model if ray else open_model(model, device, dtype, companion=clip)
     names = [name.strip() for name in methods.split(",") if name.strip()]
     drawn, shown = seeds_of(seeds), bar(quiet or as_json)
     how: dict = {"limit": limit, "keep_images": keep_images, "autocast": autocast, "ray": ray, "progress": shown}
