@@ -16,6 +16,7 @@ from refact.errors import DataError, RefactError
 from refact.evidence import results
 from refact.evidence.bench import run
 from refact.evidence.cases import Case
+from refact.methods.registry import BUILT_IN
 from refact.studies import probing, quality, sequence, tuning, variants
 
 SHORT = {"judge": pretend.judge(), "seeds": range(2)}
