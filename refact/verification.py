@@ -110,7 +110,7 @@ def described(facts: Sequence[Fact]) -> list[str]:
 
 def source_of(edit: Edit) -> str:
     """What the edited prompt means today, as text."""
-    return edit.prompt if edit.old is None else edit.old
+    return edit.old if isinstance(edit.old, str) else edit.prompt
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import shown
+from ..errors import RefactError, shown
 from .app import (
     AsJson,
     Autocast,
@@ -36,6 +36,9 @@ def bench(
     ] = "refact,baseline,oracle",
     seeds: Annotated[str, typer.Option(help="Seeds, like 0-24 (the paper's).")] = "0-4",
     judge: Annotated[str | None, typer.Option(help="Folder of the judging CLIP; none: the text side only.")] = None,
+    clip: Annotated[
+        str | None, typer.Option(help="Folder of the companion CLIP, for methods that compare projected texts.")
+    ] = None,
     names: NamesFile = None,
     limit: Limit = None,
     keep_images: Annotated[
@@ -54,8 +57,10 @@ def bench(
     """
     from ..evidence.bench import run
 
+    if ray and clip:
+        raise RefactError("workers of a cluster open the model by its name: put the CLIP into the model's refact.json")
     judge, drawn = judge_of(judge, model), seeds_of(seeds)
-    ready = model if ray else open_model(model, device, dtype)
+    ready = model if ray else open_model(model, device, dtype, companion=clip)
     chosen = [name.strip() for name in methods.split(",") if name.strip()]
     how: dict = {
         "names": names_of(names),
