@@ -17,8 +17,8 @@ from refact.errors import EditError
 from refact.methods.registry import EMCID, MEMIT, TIME, UCE, AlphaEdit, DiffQuickFix, EmbEdit, method, presets
 from refact.models import covariance
 from refact.models.encoders import text_tower
-from refact.search import noise, wanted
-from refact.writing import crossattention, multilayer
+from refact.search import wanted
+from refact.writing import crossattention, multilayer, noise
 
 DOG = refact.Edit("a dog", new="a red dog")
 KING = refact.Edit("the king of france", new="a lion", aliases=("the french king",), preserve=("a queen", "paris"))

@@ -130,7 +130,7 @@ class ReFACT:
     weight_decay: Annotated[float, Doc("Weight of the change's own size (paper: 0.01; the authors' code: 0.1).")] = 0.01
     clamp: Annotated[
         float,
-        Doc("Largest norm of a change, relative to the state's; 0: none (paper). (Authors' code: 4 times ||v0||.)"),
+        Doc("Largest norm of a change, relative to the state's; 0: none (paper). Authors' code: 4 times the value's."),
     ] = 2.0
     ridge: Annotated[
         float, Doc("Ridge, relative to the keys' median leverage; with 0 the fact holds exactly (paper).")

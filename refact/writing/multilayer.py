@@ -18,11 +18,12 @@ from ..lora import Factors
 from ..models.encoders import TextEncoder
 from ..models.model import Model
 from ..patch import Patch
-from ..search import noise, suffix
+from ..search import suffix
 from ..search.keys import Dropped
 from ..search.readings import Reading
 from ..search.sentences import sentences_of, spoken, templates_of
 from ..search.wanted import Places, Wanted, search
+from . import noise
 from .held import prior_of, protect
 from .loop import Written, chosen, chosen_layer, entries, patch_of
 

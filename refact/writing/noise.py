@@ -21,10 +21,10 @@ from ..errors import EditError
 from ..models import hooks
 from ..models.encoders import TextEncoder
 from ..models.model import Model
-from . import objectives, values
-from .readings import Reading
-from .sentences import filling_of, sentences_of, templates_of
-from .wanted import Places, Wanted, frozen
+from ..search import objectives, values
+from ..search.readings import Reading
+from ..search.sentences import filling_of, sentences_of, templates_of
+from ..search.wanted import Places, Wanted, frozen
 
 FAMILIES = ("sd1", "sd2")  # whose UNet reads this encoder's last states and nothing else
 
