@@ -10,7 +10,7 @@ import typer
 from ..errors import RefactError
 
 # isort: off  the order is that of the help; each file registers its subcommands
-from . import about, edit, files, measure, pictures, study  # noqa: F401
+from . import about, edit, files, measure, pictures, studio, study  # noqa: F401
 from .app import app
 
 # isort: on
