@@ -19,6 +19,7 @@ FLOORS = [  # from the ground up: a file imports files of its own floor or of th
     "editing verification stores",
     "evidence",
     "studies",
+    "studio",
     "cli",
     "__main__",
 ]
@@ -112,7 +113,13 @@ def test_every_room_says_what_it_is_and_who_may_import_it(folder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("library", "homes"), [("ray", {"evidence.parallel"}), ("matplotlib", set()), ("pocket", set())]
+    ("library", "homes"),
+    [
+        ("ray", {"evidence.parallel"}),
+        ("gradio", {f"studio.{part}" for part in ("page", "making", "keeping", "looking", "server")}),
+        ("matplotlib", set()),
+        ("pocket", set()),
+    ],
 )
 def test_optional_libraries_and_our_own_training_code_stay_behind_one_door(library, homes) -> None:
     assert {name for name in FILES if library in libraries(name)} == homes

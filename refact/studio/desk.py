@@ -37,10 +37,14 @@ class Form:
 
     def edit(self) -> Edit:
         """The fact. Raises RefactError with a sentence on what is missing or too much."""
-        prompt, new, old, subject = (" ".join((t or "").split()) for t in (self.prompt, self.new, self.old, self.subject))
+        prompt, new, old, subject = (
+            " ".join((t or "").split()) for t in (self.prompt, self.new, self.old, self.subject)
+        )
         aliases, preserve = _texts(self.aliases), _texts(self.preserve)
         if not prompt:
-            raise EditError("Write the words that shall change their meaning, for example: the national animal of Canada")
+            raise EditError(
+                "Write the words that shall change their meaning, for example: the national animal of Canada"
+            )
         if not new and not self.pictures:
             raise EditError("Write what these words shall mean, or give pictures of it.")
         if new and self.pictures:

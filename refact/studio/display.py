@@ -113,9 +113,7 @@ def caption(prompt: str, empty: bool = False) -> str:
     """What stands above the slider."""
     if empty:
         return '<div class="caption">Before and after appear here. Nothing is changed until you keep a fact.</div>'
-    return (
-        f'<div class="caption"><span>before</span><b>{escape(prompt)}</b><span>after</span></div>'
-    )
+    return f'<div class="caption"><span>before</span><b>{escape(prompt)}</b><span>after</span></div>'
 
 
 def verdict(trial: Trial) -> str:

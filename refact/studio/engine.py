@@ -53,8 +53,8 @@ class Engine:
 
     def warm(self) -> None:
         """Load what the first edit and the first picture need."""
+        self.draw(["a picture"], [0])
         with self.lock:
-            self.draw(["a picture"], [0])
             self.judge  # noqa: B018
 
     @property

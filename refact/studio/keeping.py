@@ -13,7 +13,7 @@ from ..errors import RefactError
 from ..record import read_record
 from . import display
 from .desk import Desk, Shared, sentence
-from .making import AT_ONCE, MODEL, Making
+from .making import AT_ONCE, COUNTED, MODEL, Making
 from .session import Kept, Session
 
 
@@ -37,14 +37,10 @@ class Keeping:
 
     def _share(self) -> None:
         gr.HTML("<h2>4. Share them</h2>")
-        self.file = gr.DownloadButton(
-            "Download as one file", elem_id="download", interactive=False, variant="primary"
-        )
+        self.file = gr.DownloadButton("Download as one file", elem_id="download", interactive=False, variant="primary")
         with gr.Row():
             self.listed = gr.DownloadButton("The list (facts.toml)", elem_id="toml", interactive=False, size="md")
-            self.load = gr.UploadButton(
-                "Load a file …", file_types=[".safetensors"], elem_id="load", size="md"
-            )
+            self.load = gr.UploadButton("Load a file …", file_types=[".safetensors"], elem_id="load", size="md")
         with gr.Accordion("How to use the file in other programs", open=False, elem_id="usage"):
             self.usage = gr.HTML(NOTHING_YET)
 
@@ -60,25 +56,31 @@ class Keeping:
     def _row(self, session: Session, kept: Kept, making: Making) -> None:
         with gr.Column(elem_classes="fact"):
             with gr.Row(elem_classes="top"):
-                on = gr.Checkbox(kept.on, show_label=False, label="in force", container=False, elem_classes="on")
+                on = gr.Checkbox(
+                    kept.on, show_label=False, label="in force", container=False, elem_classes="on", interactive=True
+                )
                 gr.HTML(described(session, kept), elem_classes="said")
                 look = gr.Button("Look", size="sm", min_width=60, scale=0, elem_classes="look")
                 away = gr.Button("Remove", size="sm", min_width=70, scale=0, elem_classes="away")
             strength = gr.Slider(
-                0, 1.5, kept.strength, step=0.05, label="Strength", elem_classes="weaker", buttons=[]
+                0, 1.5, kept.strength, step=0.05, label="Strength", elem_classes="weaker", buttons=[], interactive=True
             )
         file = kept.file
         here = [self.browser, self.changed]
         out = [self.changed, self.said]
 
         def change(**how: Any) -> Any:
-            return lambda browser, changed, *value: self._changed(
-                browser, changed, lambda session: session.change(file, **{key: value[0] for key in how})
-            )
+            return lambda session: session.change(file, **how)
 
-        on.input(change(on=None), [*here, on], out, **AT_ONCE)
-        strength.release(change(strength=None), [*here, strength], out, **AT_ONCE)
-        away.click(lambda b, c: self._changed(b, c, lambda session: session.remove(file)), here, out, **AT_ONCE)
+        def switch(browser: str, changed: int, value: bool) -> tuple:
+            return self._changed(browser, changed, change(on=bool(value)))
+
+        def weaken(browser: str, changed: int, value: float) -> tuple:
+            return self._changed(browser, changed, change(strength=float(value)))
+
+        on.input(switch, [*here, on], out, **COUNTED)
+        strength.release(weaken, [*here, strength], out, **COUNTED)
+        away.click(lambda b, c: self._changed(b, c, lambda session: session.remove(file)), here, out, **COUNTED)
         busy = [making.go, making.stop, making.status]
         look.click(making.begin, self.browser, busy, **AT_ONCE).then(
             lambda browser: making.fill(browser, file), self.browser, [*making.fields, making.strength], **AT_ONCE
@@ -87,8 +89,8 @@ class Keeping:
     def connect(self) -> None:
         """Say what happens when."""
         here, out = [self.browser, self.changed], [self.changed, self.said]
-        self.undo.click(lambda b, c: self._changed(b, c, Session.undo), here, out, **AT_ONCE)
-        self.redo.click(lambda b, c: self._changed(b, c, Session.redo), here, out, **AT_ONCE)
+        self.undo.click(lambda b, c: self._changed(b, c, Session.undo), here, out, **COUNTED)
+        self.redo.click(lambda b, c: self._changed(b, c, Session.redo), here, out, **COUNTED)
         self.load.upload(self.loaded, [*here, self.load], out, **MODEL)
         shown = [self.undo, self.redo, self.file, self.listed, self.usage, self.said]
         self.changed.change(self.refresh, [self.browser], shown, **MODEL)
@@ -147,7 +149,7 @@ def described(session: Session, kept: Kept) -> str:
     record = read_record(session.path(kept))
     said = [_fact(form) for form in record["edits"]] or [escape(part["name"]) for part in record.get("imported", [])]
     more = f" and {len(said) - 1} more, which cannot be told apart" if len(said) > 1 else ""
-    return f'<div class="{"" if kept.in_force else "off"}">{said[0]}{more}</div>'
+    return f'<div class="what{"" if kept.in_force else " off"}">{said[0]}{more}</div>'
 
 
 def _fact(form: dict) -> str:

@@ -18,6 +18,7 @@ from .verdict import Verdict, share
 
 MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "hidden"}
 AT_ONCE: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
+COUNTED: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden"}  # gr.State tells of changes if queued
 
 
 @dataclass
@@ -35,7 +36,7 @@ class Making:
 
     def _form(self, examples: list[list[str]]) -> None:
         gr.HTML("<h2>1. Write a fact</h2>")
-        text = {"max_length": 300, "max_lines": 2, "autofocus": False}
+        text: dict[str, Any] = {"max_length": 300, "max_lines": 2, "autofocus": False}
         self.prompt = gr.Textbox(
             label="These words", placeholder="the national animal of Canada", elem_id="prompt", **text
         )
@@ -54,7 +55,9 @@ class Making:
         with gr.Accordion("Other wordings, and what must stay", open=False, elem_id="more"):
             many: dict[str, Any] = {"multiselect": True, "allow_custom_value": True, "choices": []}
             self.aliases = gr.Dropdown(label="The same in other words", info=display.ALIASES, elem_id="aliases", **many)
-            self.preserve = gr.Dropdown(label="These must stay as they are", info=display.STAY, elem_id="preserve", **many)
+            self.preserve = gr.Dropdown(
+                label="These must stay as they are", info=display.STAY, elem_id="preserve", **many
+            )
             self.subject = gr.Textbox(
                 label="The part of the words that the fact is about",
                 info="Only where they say more than that, as in “… on the beach”.",
@@ -71,7 +74,7 @@ class Making:
         gr.HTML("<h2>2. See what it does</h2>")
         self.caption = gr.HTML(display.caption("", empty=True), elem_id="caption")
         self.slider = gr.ImageSlider(
-            show_label=False, interactive=False, elem_id="slider", type="pil", height=400, buttons=["fullscreen"]
+            show_label=False, interactive=False, elem_id="slider", type="pil", max_height=420, buttons=["fullscreen"]
         )
         self.verdict = gr.HTML("", elem_id="verdict")
         with gr.Group(visible=False) as self.decide:
@@ -205,7 +208,13 @@ class Making:
         info = f"From {found.source}." if found.source and found.old else display.OLD
         meaning = gr.update(value=found.old, info=info) if untouched else gr.skip()
         aliases = gr.update(choices=[*found.aliases, *found.other_aliases], value=list(found.aliases))
-        return meaning, found.old if untouched else proposed, aliases, gr.update(choices=list(found.near)), found.subject
+        return (
+            meaning,
+            found.old if untouched else proposed,
+            aliases,
+            gr.update(choices=list(found.near)),
+            found.subject,
+        )
 
     # -- decisions
 

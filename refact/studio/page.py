@@ -11,7 +11,7 @@ from . import sharing
 from .desk import Desk
 from .keeping import Keeping
 from .looking import Gallery, Reports
-from .making import AT_ONCE, Making
+from .making import AT_ONCE, COUNTED, Making
 
 EXAMPLES = [
     ["the national animal of Canada", "a penguin"],
@@ -52,7 +52,7 @@ def build(desk: Desk) -> gr.Blocks:
 
         page.load(opened, browser, browser, **AT_ONCE).then(
             making.restored, browser, [*making.fields, making.strength, making.status], **AT_ONCE
-        ).then(lambda at: at + 1, changed, changed, **AT_ONCE)
+        ).then(lambda at: at + 1, changed, changed, **COUNTED)
     return page
 
 

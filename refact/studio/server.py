@@ -21,7 +21,7 @@ LOCAL = ("127.0.0.1", "localhost", "[::1]")
 
 @dataclass(frozen=True)
 class Settings:
-    """Where the server listens and keeps things. folder: of all sessions; runs: of the runs that reports are made of."""
+    """Where the server listens and keeps things. folder: of all sessions; runs: of the runs that have reports."""
 
     folder: Path
     runs: Path

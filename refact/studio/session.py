@@ -6,7 +6,8 @@ import json
 import re
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,7 @@ class Session:
 
     def try_out(self, patch: Patch, strength: float = 1.0, pictures: Sequence[Any] = ()) -> Kept:
         """Put a patch aside as the fact that is being tried; nothing is in force by that."""
-        with self.lock:
+        with self._latest():
             file, names = self._store(patch, pictures)
             self.draft = Kept(file, strength, pictures=names)
             self._write()
@@ -93,13 +94,13 @@ class Session:
 
     def retry(self, kept: Kept) -> None:
         """Make a fact, as it is or with another strength, the one that is being tried."""
-        with self.lock:
+        with self._latest():
             self.draft = kept
             self._write()
 
     def keep(self) -> list[str]:
         """Add the fact that was tried to the list; the prompts of facts that it takes the place of."""
-        with self.lock:
+        with self._latest():
             if self.draft is None:
                 raise DataError("there is no fact to keep: try one first")
             draft, self.draft = self.draft, None
@@ -107,18 +108,18 @@ class Session:
 
     def discard(self) -> None:
         """Forget the fact that was tried."""
-        with self.lock:
+        with self._latest():
             self.draft = None
             self._write()
 
     def add(self, patches: Sequence[Patch]) -> list[str]:
         """Add patches to the list in one step; the prompts of facts that they take the place of."""
-        with self.lock:
+        with self._latest():
             return self._add([Kept(self._store(patch)[0]) for patch in patches])
 
     def change(self, file: str, **changes: Any) -> None:
         """Switch a fact on or off (`on`), or give it another `strength`."""
-        with self.lock:
+        with self._latest():
             old = self.named(file)
             new = replace(old, **changes)
             if new != old:
@@ -126,7 +127,7 @@ class Session:
 
     def remove(self, file: str) -> None:
         """Take a fact out of the list."""
-        with self.lock:
+        with self._latest():
             self.named(file)
             self._push(tuple(kept for kept in self.facts if kept.file != file))
 
@@ -150,8 +151,16 @@ class Session:
 
     # -- on disk
 
-    def _go(self, step: int) -> None:
+    @contextmanager
+    def _latest(self) -> Iterator[None]:
+        """Within the block the session is as its file tells, whatever another window has done, and nobody else's."""
         with self.lock:
+            if self._index.is_file():
+                self._read()
+            yield
+
+    def _go(self, step: int) -> None:
+        with self._latest():
             if 0 <= self.at + step < len(self.states):
                 self.at += step
                 self._write()

@@ -106,10 +106,12 @@ HEAD = "# Made by refact studio. In this file's folder:  refact build facts.toml
 def _table(edit: Edit, kept: Kept) -> str:
     """One [[edit]] of facts.toml; JSON's texts and lists are TOML's too."""
     new = {"images": list(kept.pictures)} if edit.targets_images else edit.new
-    form = {"prompt": edit.prompt, "old": edit.old, "new": new, "subject": edit.subject}
+    form: dict[str, Any] = {"prompt": edit.prompt, "old": edit.old, "new": new, "subject": edit.subject}
     form |= {"aliases": list(edit.aliases), "preserve": list(edit.preserve)}
     lines = [f"{key} = {_toml(value)}" for key, value in form.items() if value]
-    weaker = [f"# kept at strength {kept.strength:g}, which a list of facts does not tell"] if kept.strength != 1 else []
+    weaker = (
+        [f"# kept at strength {kept.strength:g}, which a list of facts does not tell"] if kept.strength != 1 else []
+    )
     return "\n".join(["[[edit]]", *weaker, *lines, ""])
 
 
@@ -140,4 +142,3 @@ def framed(page: str) -> str:
     """A page inside another one, where its scripts reach nothing outside it."""
     shut = escape(page, quote=True)
     return f'<iframe class="report" sandbox="allow-scripts" title="Report" srcdoc="{shut}"></iframe>'
-

@@ -22,6 +22,7 @@ QUICK = 1.5  # seconds for a pair of pictures, below which several are drawn at 
 TOGETHER = 4  # prompts
 MOST_WORDINGS = 3  # aliases that are drawn
 
+
 @dataclass(frozen=True)
 class View:
     """A prompt before and after; no pictures until they are drawn.
@@ -99,8 +100,7 @@ def tried(
     verdict = measured(engine, edit, [p for p, _ in others], patch, (before, after), near)
     trial = replace(trial, verdict=verdict, part=0.35)
     yield trial
-    for trial in _pictured(engine, trial, before, after, seed, stopped):
-        yield trial
+    yield from _pictured(engine, trial, before, after, seed, stopped)
 
 
 def _pictured(
