@@ -21,7 +21,7 @@ from refact.patch import Patch
 from refact.stores import Conflict
 from refact.studio import server, sharing
 from refact.studio.desk import Desk, Form, form_of
-from refact.studio.engine import Engine, Joined
+from refact.studio.engine import Engine, Joined, Sighting
 from refact.studio.proposals import Proposer, siblings, things, watched
 from refact.studio.session import KEPT_STATES, Session, Sessions
 from refact.studio.trial import tried, views_of
@@ -413,17 +413,28 @@ def test_the_doorman_turns_away_other_hosts_and_addresses_to_fetch():
 
 def test_the_verdict_in_words():
     moved = {"the flag of Canada": 0.02, "the national bird of France": 0.72}
-    said = dict(sentences(FLAG, Verdict(5, 5, 3, 5, moved, ("the king",), ("They clash.",), ("A note.",)))[::-1])
-    text = [sentence for _, sentence in sentences(FLAG, Verdict(5, 5, 3, 5, moved, ("the king",)))]
+    seen = Sighting(5, 3, "a cat", "a cat", 3, 100)
+    said = dict(sentences(FLAG, Verdict(5, 5, seen, moved, ("the king",), ("They clash.",), ("A note.",)))[::-1])
+    text = [sentence for _, sentence in sentences(FLAG, Verdict(5, 5, seen, moved, ("the king",)))]
     assert text[0].startswith("It holds in 5 of 5 contexts")
     assert "“a cat” rather than “a dog” in 3 of 5" in text[1]
     assert text[2].startswith("“the national bird of France” moved by 72 %")
-    assert text[3] == "The others stayed: at most “the flag of Canada” moved, by 2 %."
+    assert text[3] == "The others stayed: “the flag of Canada” the most, by 2 %."
     assert "“the king”, which you kept before, no longer holds" in text[4]
     assert set(said) == {"good", "warn", "bad", "plain"}
     assert sentences(FLAG, Verdict(1, 5))[0][0] == "bad"
     assert sentences(FLAG, Verdict(4, 5))[0][0] == "warn"
     assert [share(x) for x in (0.7249, 0.0213, 0.0149, 0.0)] == ["72 %", "2 %", "1.5 %", "less than 0.1 %"]
+    vague = sentences(FLAG, Verdict(5, 5, Sighting(5, 5, "a cat", "an owl", 1, 100)))
+    assert ("warn", "With 100 names to choose from, it calls most of them “an owl”.") in vague
+    pictured = replace(FLAG, new=(Image.new("RGB", (8, 8)),))
+    ((tone, said),) = sentences(pictured, Verdict(None, 0, Sighting(7, None, "a cat", "an owl", 0, 100)))
+    assert tone == "bad"
+    assert said.endswith(
+        "calls yours “a cat”, and so 0 of 7 pictures after the change; most of them it calls “an owl”."
+    )
+    ((tone, said),) = sentences(pictured, Verdict(None, 0, Sighting(7, nearer=7)))
+    assert (tone, said[:30]) == ("plain", "7 of 7 pictures came nearer to")
     assert "two different things" in clash(Conflict("target", "a", "b", 1.0), {"a": "one", "b": "two"})
 
 

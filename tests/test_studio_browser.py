@@ -113,6 +113,7 @@ def write(page, prompt: str, new: str) -> None:
 def tried(page) -> str:
     """Press the button and wait for the end; the verdict."""
     page.click("#go")
+    page.wait_for_selector("#status .bar")
     page.wait_for_selector("#status >> text=Done.")
     return page.inner_text("#verdict")
 
@@ -316,4 +317,4 @@ def test_a_gallery_over_seeds(opened):
     page.fill("#gallery-prompt textarea, #gallery-prompt input", "a dog")
     page.click("#gallery-go")
     page.wait_for_selector("#gallery-status >> text=Done.")
-    assert page.locator("#gallery-views img").count() == 6
+    assert page.locator("#gallery-views figure img").count() == 6

@@ -137,7 +137,7 @@ class Desk:
     ) -> Iterator[Trial]:
         job = self._jobs.setdefault(name, threading.Event())
         others = self.in_force(session, but=edit.prompt)
-        return tried(self.engine, edit, others, near, strength, patch, stopped=job.is_set)
+        return tried(self.engine, edit, others, near, strength, patch, self.proposer.names, stopped=job.is_set)
 
     def in_force(self, session: Session, but: str = "") -> list[tuple[Patch, float]]:
         """The facts that are switched on, as (patch, strength), without the ones about the prompt `but`."""

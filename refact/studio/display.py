@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -12,7 +13,7 @@ from PIL import Image
 from .trial import Trial, View
 from .verdict import sentences
 
-LARGE, SMALL, GAP = 512, 128, 6  # pixels: a side in the slider, a side in a thumbnail, between two pictures
+LARGE, MIDDLE, SMALL = 512, 384, 128  # pixels a side: in the slider, in the gallery, in a thumbnail
 GROUPS = {  # the rows of thumbnails, with the kinds of views that each shows
     "The words themselves, in other contexts and in other words": ("fact", "context", "wording"),
     "Near it; these should stay the same": ("near",),
@@ -31,15 +32,6 @@ def enlarged(picture: Any, side: int = LARGE) -> Any:
     if picture.width >= side:
         return picture
     return picture.resize((side, round(side * picture.height / picture.width)), Image.Resampling.BICUBIC)
-
-
-def beside(before: Any, after: Any, side: int) -> Any:
-    """Both pictures side by side, each so many pixels wide."""
-    height = round(side * before.height / before.width)
-    sheet = Image.new("RGB", (2 * side + GAP, height), (255, 255, 255))
-    for at, picture in enumerate((before, after)):
-        sheet.paste(picture.convert("RGB").resize((side, height), Image.Resampling.BICUBIC), (at * (side + GAP), 0))
-    return sheet
 
 
 def pairs(trial: Trial) -> list[Pair | None]:
@@ -61,20 +53,26 @@ def thumbnails(trial: Trial) -> str:
 
 
 def _thumbnail(at: int, view: View) -> str:
-    prompt = escape(view.prompt, quote=True)
-    shown = "".join(f'<img alt="{when}" src="{_inline(picture)}">' for when, picture in _both(view))
+    prompt, shown = escape(view.prompt, quote=True), _both(view.before, view.after, SMALL)
     return f'<button type="button" data-at="{at}" title="{prompt}">{shown}<span>{prompt}</span></button>'
 
 
-def _both(view: View) -> list[tuple[str, Any]]:
-    return [("before", view.before), ("after", view.after)]
+def seeds(drawn: Sequence[tuple[int, Any, Any]]) -> str:
+    """Pictures of one prompt over seeds: (seed, before, after or None)."""
+    figures = [f"<figure>{_both(old, new, MIDDLE)}<span>seed {seed}</span></figure>" for seed, old, new in drawn]
+    return f'<div class="thumbs large">{"".join(figures)}</div>' if figures else ""
 
 
-def _inline(picture: Any) -> str:
-    """A small picture as an address that holds it."""
+def _both(before: Any, after: Any, side: int) -> str:
+    pictures = {"before": before} | ({} if after is None else {"after": after})
+    return "".join(f'<img alt="{when}" src="{_inline(shown, side)}">' for when, shown in pictures.items())
+
+
+def _inline(picture: Any, side: int) -> str:
+    """A picture of at most so many pixels a side, as an address that holds it."""
     small, buffer = picture.convert("RGB"), io.BytesIO()
-    small.thumbnail((SMALL, SMALL))
-    small.save(buffer, "JPEG", quality=88)
+    small.thumbnail((side, side))
+    small.save(buffer, "JPEG", quality=90)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -36,6 +36,24 @@ class Joined:
     def digest(self) -> str:
         """Names the change of weights; "" for none."""
         return self.patch.digest if self.patch else ""
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """What is seen in so many pictures; None where nobody can tell.
+
+    rather: in how many the target is seen rather than the source. target: what it is called; called: what most of the
+    pictures are called; first: how many are called as the target is, with so many names to choose from. nearer: how
+    many came nearer to the target's pictures.
+    """
+
+    pictures: int = 0
+    rather: int | None = None
+    target: str = ""
+    called: str = ""
+    first: int | None = None
+    names: int = 0
+    nearer: int | None = None
 
 
 class Engine:
@@ -161,23 +179,22 @@ class Engine:
         shares = [(b - a).norm(dim=1) / a.norm(dim=1).clamp_min(1e-12) for a, b in zip(*states)]
         return dict(zip(prompts, torch.stack(shares).amax(0).tolist()))
 
-    def sighted(self, edit: Edit, pictures: Sequence[Any], before: Sequence[Any]) -> int | None:
-        """In how many pictures the target is seen; None where nobody can tell.
+    def sighted(self, edit: Edit, pictures: Sequence[Any], before: Sequence[Any], names: Sequence[str]) -> Sighting:
+        """What is seen in pictures of an edited prompt, by the judge, with names of things that it may choose from.
 
-        By the judge, the target rather than the source; for a target by picture by the companion CLIP, which tells
-        whether a picture came nearer to the target's than it was before.
+        Without a judge, for a target by picture, the companion CLIP tells whether pictures came nearer to the
+        target's than they were before.
         """
         with self.lock:
+            if self.judge is not None:
+                return _judged(self.judge, edit, pictures, names)
             if isinstance(edit.new, str):
-                if self.judge is None:
-                    return None
-                logits = self.judge.logits(pictures, [edit.new, source_of(edit)])
-                return int((logits[:, 0] > logits[:, 1]).sum())
+                return Sighting()
             target, new, old = (
                 torch.nn.functional.normalize(self.model.image_features(shown), dim=1)
                 for shown in (list(edit.new), list(pictures), list(before))
             )
-        return int(((new - old) @ target.mean(0) > 0).sum())
+        return Sighting(len(pictures), nearer=int(((new - old) @ target.mean(0) > 0).sum()))
 
     @torch.no_grad()
     def embed(self, texts: Sequence[str]) -> torch.Tensor:
@@ -195,3 +212,21 @@ def _parted(patch: Patch, texts: Sequence[str], others: Sequence[str]) -> tuple[
     for name in texts:
         rest = rest.without(name)
     return part, rest
+
+
+def _judged(judge: Judge, edit: Edit, pictures: Sequence[Any], names: Sequence[str]) -> Sighting:
+    told = [edit.new] if isinstance(edit.new, str) else []
+    choices = list(dict.fromkeys([*told, *([edit.old] if edit.old else []), *names]))
+    found = _names(judge, pictures, choices)
+    target = told[0] if told else _commonest(_names(judge, edit.new, choices))
+    rather = _names(judge, pictures, [target, source_of(edit)]).count(target) if told else None
+    return Sighting(len(pictures), rather, target, _commonest(found), found.count(target), len(choices))
+
+
+def _names(judge: Judge, pictures: Sequence[Any], choices: Sequence[str]) -> list[str]:
+    """What the judge calls each picture first."""
+    return [choices[at] for at in judge.logits(pictures, choices).argmax(1)]
+
+
+def _commonest(names: Sequence[str]) -> str:
+    return Counter(names).most_common(1)[0][0]

@@ -83,7 +83,7 @@ class Keeping:
         away.click(lambda b, c: self._changed(b, c, lambda session: session.remove(file)), here, out, **COUNTED)
         busy = [making.go, making.stop, making.status]
         look.click(making.begin, self.browser, busy, **AT_ONCE).then(
-            lambda browser: making.fill(browser, file), self.browser, [*making.fields, making.strength], **AT_ONCE
+            lambda browser: making.fill(browser, file), self.browser, making.filled, **AT_ONCE
         ).then(making.looker(file), self.browser, making.shown, **MODEL)
 
     def connect(self) -> None:

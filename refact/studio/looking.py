@@ -38,10 +38,7 @@ class Gallery:
             self.go = gr.Button("Draw", variant="primary", elem_id="gallery-go")
             self.stop = gr.Button("Cancel", interactive=False, elem_id="gallery-stop")
         self.status = gr.HTML(display.status("", 0), elem_id="gallery-status")
-        self.views = gr.Gallery(
-            show_label=False, columns=3, object_fit="contain", height="auto", buttons=["download", "fullscreen"],
-            interactive=False, elem_id="gallery-views", container=False,
-        )  # fmt: skip
+        self.views = gr.HTML("", elem_id="gallery-views")
         out = [self.status, self.views, self.go, self.stop]
         for start in (self.go.click, self.prompt.submit):
             start(self.begin, self.browser, [self.status, self.go, self.stop], **AT_ONCE).then(
@@ -57,14 +54,13 @@ class Gallery:
     def run(self, browser: str, prompt: str, count: float, first: float) -> Iterator[tuple]:
         """The pictures, as they come."""
         count, first = int(min(max(count or 1, 1), MOST_SEEDS)), int(max(first or 0, 0))
-        shown: list[tuple[Any, str]] = []
+        shown: list[tuple[int, Any, Any]] = []
         ready = gr.update(interactive=True), gr.update(interactive=False)
         try:
-            for seed, before, after in self.desk.gallery(browser, prompt, range(first, first + count)):
-                large = display.enlarged(before, 256)
-                shown.append((large if after is None else display.beside(before, after, 192), f"seed {seed}"))
-                text = f"Drawing, {len(shown)} of {count} …"
-                yield display.status(text, len(shown) / (count + 1)), shown, gr.skip(), gr.skip()
+            for found in self.desk.gallery(browser, prompt, range(first, first + count)):
+                shown.append(found)
+                part = display.status(f"Drawing, {len(shown)} of {count} …", len(shown) / (count + 1))
+                yield part, display.seeds(shown), gr.skip(), gr.skip()
         except RefactError as error:
             yield display.problem(sentence(error)), gr.skip(), *ready
             return

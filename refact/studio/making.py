@@ -19,6 +19,7 @@ from .verdict import Verdict, share
 MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "hidden"}
 AT_ONCE: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
 COUNTED: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden"}  # gr.State tells of changes if queued
+HIDDEN = (gr.update(visible=False), gr.update(visible=False), 1)  # the two boxes under the picture, and strength 1
 
 
 @dataclass
@@ -42,17 +43,18 @@ class Making:
         )
         self.new = gr.Textbox(label="shall mean", placeholder="a penguin", elem_id="new", **text)
         self.old = gr.Textbox(label="Today they mean", elem_id="old", info=display.OLD, **text)
+        self.examples = None
         if examples:
-            gr.Examples(examples, [self.prompt, self.new], label="Or begin with one of these")
+            self.examples = gr.Examples(examples, [self.prompt, self.new], label="Or begin with one of these")
         with gr.Accordion("Show pictures of the new meaning instead", open=False, elem_id="by-picture"):
             self.pictures = gr.File(
                 label="Pictures of it (PNG, JPEG or WebP, at most 8)",
                 file_count="multiple",
                 file_types=[".png", ".jpg", ".jpeg", ".webp"],
                 elem_id="pictures",
-                height=120,
+                height=170,
             )
-        with gr.Accordion("Other wordings, and what must stay", open=False, elem_id="more"):
+        with gr.Accordion("Other wordings, and what must stay", open=False, elem_id="more") as self.more:
             many: dict[str, Any] = {"multiselect": True, "allow_custom_value": True, "choices": []}
             self.aliases = gr.Dropdown(label="The same in other words", info=display.ALIASES, elem_id="aliases", **many)
             self.preserve = gr.Dropdown(
@@ -97,6 +99,11 @@ class Making:
         return [self.prompt, self.new, self.pictures, self.old, self.subject, self.aliases, self.preserve]
 
     @property
+    def filled(self) -> list[Any]:
+        """The components that are filled in from a fact that was made before."""
+        return [*self.fields, self.strength, self.proposed]
+
+    @property
     def shown(self) -> list[Any]:
         """The components that a trial fills."""
         shown = [self.status, self.caption, self.slider, self.verdict, self.pairs, self.views]
@@ -104,28 +111,27 @@ class Making:
 
     def connect(self, changed: gr.State) -> None:
         """Say what happens when; changed: counts the changes of the list of facts."""
-        given = [self.browser, *self.fields, self.strength]
-        for field in (self.prompt, self.new, self.old):
-            field.submit(self.begin, self.browser, [self.go, self.stop, self.status], **AT_ONCE).then(
+        given, busy = [self.browser, *self.fields], [self.go, self.stop, self.status]
+        for start in (self.go.click, self.prompt.submit, self.new.submit, self.old.submit):
+            start(self.begin_anew, self.browser, [*busy, self.strength], **AT_ONCE).then(
                 self.run, given, self.shown, **MODEL
             )
-        self.go.click(self.begin, self.browser, [self.go, self.stop, self.status], **AT_ONCE).then(
-            self.run, given, self.shown, **MODEL
-        )
         proposal = [self.old, self.proposed, self.aliases, self.preserve, self.subject]
         asked = [self.prompt, self.old, self.proposed]
-        self.prompt.change(self.propose_known, asked, proposal, trigger_mode="always_last", **AT_ONCE)
+        if self.examples:
+            self.examples.load_input_event.then(self.propose_known, asked, proposal, **AT_ONCE)
+        self.prompt.input(self.propose_known, asked, proposal, trigger_mode="always_last", **AT_ONCE)
         self.prompt.blur(self.propose_nearest, asked, proposal, **MODEL)
         self.stop.click(self.desk.cancel, self.browser, None, **AT_ONCE)
-        self.strength.release(self.begin, self.browser, [self.go, self.stop, self.status], **AT_ONCE).then(
+        self.strength.release(self.begin, self.browser, busy, **AT_ONCE).then(
             self.again, [self.browser, self.strength], self.shown, **MODEL
         )
-        self.hold.click(self.add_held, [self.preserve, self.held], self.preserve, **AT_ONCE).then(
-            self.begin, self.browser, [self.go, self.stop, self.status], **AT_ONCE
+        self.hold.click(self.add_held, [self.preserve, self.held], [self.preserve, self.more], **AT_ONCE).then(
+            self.begin_anew, self.browser, [*busy, self.strength], **AT_ONCE
         ).then(self.run, given, self.shown, **MODEL)
-        after = [self.status, self.decide, self.hold_box, changed]
-        self.keep.click(self.keep_it, [self.browser, changed], after, **MODEL)
-        self.drop.click(self.drop_it, self.browser, [self.status, self.decide, self.hold_box], **AT_ONCE)
+        after = [self.status, self.decide, self.hold_box, self.strength]
+        self.keep.click(self.keep_it, [self.browser, changed], [*after, changed, *self.fields], **MODEL)
+        self.drop.click(self.drop_it, self.browser, after, **AT_ONCE)
         self.views.select(choose, self.pairs, [self.slider, self.caption], **AT_ONCE)
 
     def begin(self, browser: str) -> tuple:
@@ -134,10 +140,13 @@ class Making:
         waiting = display.status("Waiting for the model", 0.01)
         return gr.update(interactive=False), gr.update(interactive=True), waiting
 
-    def run(self, browser: str, *fields: Any) -> Iterator[tuple]:
+    def begin_anew(self, browser: str) -> tuple:
+        """The same for a new trial, which is always at full strength."""
+        return (*self.begin(browser), 1)
+
+    def run(self, browser: str, *form: Any) -> Iterator[tuple]:
         """Try the fact of the form."""
-        *form, strength = fields
-        yield from self._show(lambda: self.desk.try_out(browser, Form(*form), strength))
+        yield from self._show(lambda: self.desk.try_out(browser, Form(*form)))
 
     def again(self, browser: str, strength: float) -> Iterator[tuple]:
         """Draw the fact that is being tried at another strength."""
@@ -218,30 +227,30 @@ class Making:
 
     # -- decisions
 
-    def add_held(self, preserve: list[str] | None, held: list[str] | None) -> dict:
-        """The ticked prompts are among those that must stay."""
-        return gr.update(value=list(dict.fromkeys([*(preserve or []), *(held or [])])))
+    def add_held(self, preserve: list[str] | None, held: list[str] | None) -> tuple:
+        """The ticked prompts are among those that must stay, which is shown in the form."""
+        return gr.update(value=list(dict.fromkeys([*(preserve or []), *(held or [])]))), gr.update(open=True)
 
     def keep_it(self, browser: str, changed: int) -> tuple:
-        """The fact that was tried goes into the list."""
+        """The fact that was tried goes into the list, and the form is empty for the next one."""
         try:
             replaced = self.desk.sessions.open(browser).keep()
         except RefactError as error:
-            return display.problem(sentence(error)), gr.skip(), gr.skip(), gr.skip()
+            return (display.problem(sentence(error)), *(gr.skip(),) * (4 + len(self.fields)))
         more = " It takes the place of the one about the same words." if replaced else ""
         told = display.good(f"Kept: it is in the list of your facts below.{more}")
-        return told, gr.update(visible=False), gr.update(visible=False), changed + 1
+        return (told, *HIDDEN, changed + 1, "", "", None, "", "", gr.update(value=[]), gr.update(value=[]))
 
     def drop_it(self, browser: str) -> tuple:
-        """The fact that was tried is forgotten."""
+        """The fact that was tried is forgotten; the form stays, to be mended."""
         self.desk.sessions.open(browser).discard()
-        return display.status("Discarded; nothing was changed.", 0), gr.update(visible=False), gr.update(visible=False)
+        return (display.status("Discarded; nothing was changed.", 0), *HIDDEN)
 
     def restored(self, browser: str) -> tuple:
         """The form, strength and status as they were when the page was left; nothing where no fact was being tried."""
         session = self.desk.sessions.open(browser)
         if session.draft is None:
-            return (gr.skip(),) * (len(self.fields) + 2)
+            return (gr.skip(),) * (len(self.filled) + 1)
         told = "You had tried this fact and not kept it yet: press “Try it” to see it again."
         return (*self._filled(session, session.draft), display.status(told, 0))
 
@@ -249,15 +258,15 @@ class Making:
         """The form and the strength of a fact of the list."""
         session = self.desk.sessions.open(browser)
         found = [kept for kept in session.facts if kept.file == file]
-        return self._filled(session, found[0]) if found else (gr.skip(),) * (len(self.fields) + 1)
+        return self._filled(session, found[0]) if found else (gr.skip(),) * len(self.filled)
 
     def _filled(self, session: Session, kept: Kept) -> tuple:
         edits = session.patch(kept).edits
         if not edits:
-            return (gr.skip(),) * (len(self.fields) + 1)
+            return (gr.skip(),) * len(self.filled)
         form = form_of(edits[0])
         values = (form.prompt, form.new, None, form.old, form.subject, form.aliases, form.preserve)
-        return (*values, kept.strength)
+        return (*values, kept.strength, form.old)
 
 
 def choose(pairs: list[Pair | None], event: gr.SelectData) -> tuple:

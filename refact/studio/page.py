@@ -51,7 +51,7 @@ def build(desk: Desk) -> gr.Blocks:
             return desk.sessions.known(name)
 
         page.load(opened, browser, browser, **AT_ONCE).then(
-            making.restored, browser, [*making.fields, making.strength, making.status], **AT_ONCE
+            making.restored, browser, [*making.filled, making.status], **AT_ONCE
         ).then(lambda at: at + 1, changed, changed, **COUNTED)
     return page
 

@@ -50,6 +50,11 @@ class Proposer:
             return {}
         return {concept["id"]: concept for concept in pocket.world()["concepts"]}
 
+    @cached_property
+    def names(self) -> list[str]:
+        """What a picture may be called: the things and flags of the world, else the list of things and people."""
+        return [c["wordings"][0] for c in self.world.values() if "depicts" not in c] or things()
+
     def known(self, prompt: str) -> Proposal:
         """What the bundled world knows of a prompt, at once and without the model."""
         prompt = " ".join(prompt.split())
@@ -86,7 +91,7 @@ class Proposer:
     def _meanings(self) -> tuple[list[str], torch.Tensor]:
         """The list with its states; read once."""
         if self._list is None:
-            texts = [c["wordings"][0] for c in self.world.values() if c["kind"] == "object"] or things()
+            texts = self.names
             parts = [self.engine.embed(texts[at : at + CHUNK]) for at in range(0, len(texts), CHUNK)]
             self._list = texts, torch.cat(parts)
         return self._list

@@ -75,13 +75,15 @@ def tried(
     near: Sequence[str] = (),
     strength: float = 1.0,
     patch: Patch | None = None,
+    names: Sequence[str] = (),
     seed: int = 0,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[Trial]:
     """The steps of trying a fact beside the ones in force; the last one is `done`.
 
     others: (patch, strength) of the facts in force. near: prompts that should stay. patch: of the fact, where it was
-    found before. stopped: whether the user wants no more; asked between the steps.
+    found before. names: of things that the pictures may be called. stopped: whether the user wants no more, asked
+    between the steps.
     """
     trial = Trial(edit, views_of(edit, near), "Looking for the change", 0.02, patch)
     yield trial
@@ -100,11 +102,17 @@ def tried(
     verdict = measured(engine, edit, [p for p, _ in others], patch, (before, after), near)
     trial = replace(trial, verdict=verdict, part=0.35)
     yield trial
-    yield from _pictured(engine, trial, before, after, seed, stopped)
+    yield from _pictured(engine, trial, before, after, names, seed, stopped)
 
 
 def _pictured(
-    engine: Engine, trial: Trial, before: Joined, after: Joined, seed: int, stopped: Callable[[], bool]
+    engine: Engine,
+    trial: Trial,
+    before: Joined,
+    after: Joined,
+    names: Sequence[str],
+    seed: int,
+    stopped: Callable[[], bool],
 ) -> Iterator[Trial]:
     """The trial with more and more of its pictures, the fact's own first."""
     at, group = 0, 1
@@ -123,14 +131,14 @@ def _pictured(
         trial = replace(trial, views=tuple(views), stage=stage, part=0.35 + 0.65 * at / len(views))
         yield trial
         group = TOGETHER if time.monotonic() - began < QUICK * len(prompts) else 1
-    yield replace(trial, verdict=_sighted(engine, trial), stage="Done", part=1.0, done=True)
+    yield replace(trial, verdict=_sighted(engine, trial, names), stage="Done", part=1.0, done=True)
 
 
-def _sighted(engine: Engine, trial: Trial) -> Verdict:
+def _sighted(engine: Engine, trial: Trial, names: Sequence[str]) -> Verdict:
     """The verdict with what the pictures show."""
     shown = [view for view in trial.views if view.kind in ("fact", "context", "wording")]
-    seen = engine.sighted(trial.edit, [v.after for v in shown], [v.before for v in shown])
-    return replace(trial.verdict or Verdict(), seen=seen, looked=len(shown))
+    sighting = engine.sighted(trial.edit, [v.after for v in shown], [v.before for v in shown], names)
+    return replace(trial.verdict or Verdict(), sighting=sighting)
 
 
 def measured(

@@ -8,23 +8,24 @@ from dataclasses import dataclass, field
 from ..edits import Edit
 from ..stores import Conflict
 from ..verification import LARGE, Fact, source_of
+from .engine import Sighting
 
 STILL = 0.05  # a relative change of a prompt's text states that nobody will see in its pictures
 READ = ", as the model reads the words"
+JUDGE = "A second model, which judges pictures,"
 Line = tuple[str, str]  # (tone: "good", "warn", "bad" or "plain", a sentence)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """holds, contexts: in how many it holds (None: only pictures can tell). seen, looked: pictures that show it.
+    """holds, contexts: in how many it holds (None: only pictures can tell). sighting: what is seen in its pictures.
 
     moved: of each prompt that was to stay, the relative change. broken: kept facts that no longer hold.
     """
 
     holds: int | None = None
     contexts: int = 0
-    seen: int | None = None
-    looked: int = 0
+    sighting: Sighting = field(default_factory=Sighting)
     moved: Mapping[str, float] = field(default_factory=dict)
     broken: tuple[str, ...] = ()
     clashes: tuple[str, ...] = ()
@@ -59,19 +60,31 @@ def _held(v: Verdict) -> list[Line]:
         return []
     if v.holds == v.contexts:
         return [("good", f"It holds in {v.holds} of {v.contexts} contexts{READ}.")]
-    tone = "bad" if 2 * v.holds < v.contexts else "warn"
+    tone = _tone(v.holds, v.contexts)
     more = " Try a higher strength, or other words for the new meaning." if tone == "bad" else ""
     return [(tone, f"It holds in only {v.holds} of {v.contexts} contexts{READ}.{more}")]
 
 
 def _pictured(edit: Edit, v: Verdict) -> list[Line]:
-    if v.seen is None or not v.looked:
+    s = v.sighting
+    if s.nearer is not None:
+        told = f"{s.nearer} of {s.pictures} pictures came nearer to yours; look at them to see whether near enough."
+        return [("plain" if s.nearer == s.pictures else _tone(s.nearer, s.pictures), told)]
+    if s.first is None:
         return []
-    tone = "good" if v.seen == v.looked else "warn" if 2 * v.seen >= v.looked else "bad"
-    if isinstance(edit.new, str):
-        what = f"“{edit.new}” rather than “{source_of(edit)}” in {v.seen} of {v.looked} pictures"
-        return [(tone, f"A second model, which judges pictures, sees {what}.")]
-    return [(tone, f"{v.seen} of {v.looked} pictures came nearer to the ones you gave.")]
+    if s.rather is None:
+        most = "" if s.called == s.target else f"; most of them it calls “{s.called}”"
+        what = f"“{s.target}”, and so {s.first} of {s.pictures} pictures after the change{most}"
+        return [(_tone(s.first, s.pictures), f"{JUDGE} calls yours {what}.")]
+    what = f"“{s.target}” rather than “{source_of(edit)}” in {s.rather} of {s.pictures} pictures"
+    lines = [(_tone(s.rather, s.pictures), f"{JUDGE} sees {what}.")]
+    if 2 * s.first < s.pictures and s.called != s.target:
+        lines.append(("warn", f"With {s.names} names to choose from, it calls most of them “{s.called}”."))
+    return lines
+
+
+def _tone(count: int, total: int) -> str:
+    return "good" if count == total else "warn" if 2 * count >= total else "bad"
 
 
 def _stayed(v: Verdict) -> list[Line]:
@@ -82,9 +95,11 @@ def _stayed(v: Verdict) -> list[Line]:
     calm = {prompt: moved for prompt, moved in v.moved.items() if prompt not in shaken}
     if calm:
         furthest = max(calm, key=lambda prompt: calm[prompt])
-        rest = "The others stayed" if shaken else "What was to stay, stayed"
-        tone = "good" if calm[furthest] <= STILL else "plain"
-        lines.append((tone, f"{rest}: at most “{furthest}” moved, by {share(calm[furthest])}."))
+        still = calm[furthest] <= STILL
+        who = "The others" if shaken else "The prompts near it"
+        how = "stayed" if still else "moved a little"
+        said = f"{who} {how}: “{furthest}” the most, by {share(calm[furthest])}."
+        lines.append(("good" if still else "plain", said))
     return lines
 
 
