@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parent.parent / "refact"
 FLOORS = [  # from the ground up: a file imports files of its own floor or of those above it in this list
     "errors progress",
-    "edits families stash record lora patch pocket pictures solve",
+    "trust",
+    "edits family language families stash record lora patch pocket pictures solve",
     "models",
     "aliases",
     "search",
@@ -117,6 +118,8 @@ def test_every_room_says_what_it_is_and_who_may_import_it(folder) -> None:
     [
         ("ray", {"evidence.parallel"}),
         ("gradio", {f"studio.{part}" for part in ("page", "making", "keeping", "looking", "server")}),
+        ("cryptography", {"trust.signatures"}),
+        ("pydantic", {"trust.forms", "trust.schema", "trust.runs"}),
         ("matplotlib", set()),
         ("pocket", set()),
     ],
