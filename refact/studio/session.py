@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..lora import write
 from ..patch import Patch
 from ..record import parts_of, read_record
+from ..trust.disk import write
 
 KEPT_STATES = 100  # how far back undo goes
 MOST_FACTS = 200  # of one session
