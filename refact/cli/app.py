@@ -15,7 +15,7 @@ import typer
 from ..errors import PatchError, RefactError, quoted, shown
 from ..methods.registry import BUILT_IN
 from ..methods.settings import Setting, settings_of
-from ..trust import limits
+from ..trust import disk, limits
 
 app = typer.Typer(
     name="refact",
@@ -203,8 +203,7 @@ def check_name(path: Path) -> None:
     """RefactError where a patch would get a name that other programs do not take for a LoRA."""
     if path.suffix != ".safetensors":
         raise RefactError(f"a patch is a .safetensors file, not {path}")
-    if path.is_dir():
-        raise RefactError(f"{path} is a folder: give the name of the patch to write")
+    disk.check(path)
 
 
 def _metadata(read: Callable, path: Path) -> dict:
