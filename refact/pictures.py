@@ -50,6 +50,7 @@ def check_name(path: str | Path) -> Path:
     path = Path(path)
     if path.suffix.lower() not in Image.registered_extensions():
         raise DataError(f"{path}: no picture's ending is {path.suffix!r}; .png and .webp are two")
+    disk.check(path)
     return path
 
 

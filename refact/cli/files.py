@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -87,10 +88,12 @@ def bake(
 
     Example: refact bake -m pocket --patch canada.safetensors -o canada-model
     """
+    from ..models.sources import quiet as hushed
     from ..patch import bake as bake_patches
 
-    loaded = patches_of(patch or [])
-    bake_patches(open_model(model, device, dtype), [one.scaled(s) if s != 1 else one for one, s in loaded], output)
+    loaded, ready = patches_of(patch or []), open_model(model, device, dtype)
+    with hushed() if quiet else nullcontext():
+        bake_patches(ready, [one.scaled(s) if s != 1 else one for one, s in loaded], output)
     say(quiet, f"{shown(output)}: a pipeline with {counted(sum(len(one.names) for one, _ in loaded), 'fact')} changed")
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import RefactError, shown
+from ..trust import disk
 from .app import (
     AsJson,
     Autocast,
@@ -91,6 +92,7 @@ def report(
     from ..evidence.report import write
     from ..studies.pages import SECTIONS
 
+    disk.check(output)
     if strip:
         pictures.check_name(strip)
     say(quiet, shown(write(folders, output, studies=SECTIONS)))
