@@ -48,7 +48,7 @@ class Fact:
 
 
 def unseen(patch: Patch) -> str:
-    """Why the text side cannot tell whether a patch's facts hold; "" where it can."""
+    """The reason why the text encoder's output cannot show whether a patch's facts hold; "" where it can."""
     if any(edit.targets_images for edit in patch.edits):
         return "a target by picture"
     if not any(site.startswith("text_encoder") for site in patch.factors):
@@ -72,7 +72,7 @@ def verify(
 
 
 def crowding(record: dict) -> list[str]:
-    """A line where a patch's facts crowd their matrix, so that they were not written exactly."""
+    """A line that says so where facts were written with a ridge, because they would crowd their matrix; else none."""
     if not any(log.get("crowded") for edit in record["edits"] for log in edit["sites"].values()):
         return []
     ridge = record["method"]["crowded"]
@@ -80,7 +80,7 @@ def crowding(record: dict) -> list[str]:
 
 
 def described(facts: Sequence[Fact]) -> list[str]:
-    """Lines for a person: whether each fact holds, and what moved; what moved along a lot is marked."""
+    """Lines for a person: whether each fact holds, and how far other prompts moved. Large moves are marked."""
     lines = []
     for fact in facts:
         lines.append(f"{fact.prompt!r} {'holds' if fact.holds else 'DOES NOT HOLD'} (text side)")
