@@ -25,6 +25,7 @@ _HOMES = {  # names are imported when first used, so that `import refact` costs 
     "DataError": "errors",
     "Model": "models.model",
     "load": "models.model",
+    "save_adapter": "models.adapter",
     "Patch": "patch",
     "merge": "patch",
     "bake": "patch",
@@ -38,6 +39,7 @@ _HOMES = {  # names are imported when first used, so that `import refact` costs 
     "AlphaEdit": "methods.alphaedit",
     "TIME": "methods.crossattention",
     "UCE": "methods.crossattention",
+    "Entrance": "methods.entrance",
     "FineTune": "methods.finetune",
     "EmbEdit": "methods.finetune",
     "METHODS": "methods.registry",
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from .editing import edit as edit
     from .edits import Edit as Edit
     from .edits import read_edits as read_edits
+    from .models.adapter import save_adapter as save_adapter
     from .models.model import Model as Model
     from .models.model import load as load
     from .patch import Patch as Patch

@@ -15,6 +15,7 @@ KEYS = {
     "AlphaEdit": ["arad2024refact", "fang2025alphaedit", "refact_software"],
     "TIME": ["arad2024refact", "orgad2023time", "refact_software"],
     "UCE": ["arad2024refact", "gandikota2024uce", "refact_software"],
+    "Entrance": ["arad2024refact", "gandikota2024uce", "refact_software"],
     "FineTune": ["arad2024refact", "refact_software"],
     "EmbEdit": ["arad2024refact", "he2024embedit", "refact_software"],
     "import": ["refact_software"],

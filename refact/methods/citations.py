@@ -73,6 +73,7 @@ PAPERS = {  # FineTune is a baseline of the ReFACT paper (its Appendix G.1)
     "alphaedit": ALPHAEDIT,
     "time": TIME,
     "uce": UCE,
+    "entrance": UCE,
     "finetune": "",
     "embedit": EMBEDIT,
 }

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,10 +16,13 @@ from ..edits import Edit
 from ..models.corpus import captions
 from ..models.encoders import TextEncoder
 from ..models.model import Model
-from . import suffix, values
-from .readings import reading
-from .sentences import sentences_of, starting, templates_of
-from .targets import candidates, companion_of
+from . import suffix, trie, values
+from .aligned import Aligned, compared
+from .readings import Reading
+from .sentences import reading_for, sentences_of, starting, templates_of
+from .targets import candidates, check_lengths, companion_of
+
+ROWS = 640  # rows of a language model that are searched through together
 
 
 @dataclass(frozen=True)
@@ -32,25 +36,49 @@ class Wanted:
 
 def search(method: Any, model: Model, encoder: TextEncoder, layer: int, edits: Sequence[Edit]) -> Wanted:
     """What each edit needs at this layer, found on the unedited encoder, `method.batch` edits at a time."""
+    check_lengths(encoder, edits)
     others = captions(method.negatives, seed=method.seed)
-    read = reading(encoder, method.embedding, others or captions(20), companion_of(model, method, edits, encoder))
-    read = replace(read, precision=method.autocast)
-    away = read.of_texts(others) if others else torch.zeros(0)
+    companion = companion_of(model, method, edits, encoder)
+    read = reading_for(encoder, method.embedding, others or captions(20), companion, layer)
     asked = [sentences_of(encoder, read, edit, templates_of(method)) for edit in edits]
-    groups = suffix.grouped([suffix.extent(sentences) for sentences in asked], method.batch)
     keys: dict[int, Tensor] = {}
     parts = []
+    groups = groups_of(encoder, asked, method.batch)
+    compare = comparing(method, model, read, others)
     for group in groups:
         sentences, these = [asked[at] for at in group], [edits[at] for at in group]
-        begun = starting(encoder, layer, sentences, read.depth)
-        compared = candidates(model, read, these, templates_of(method), away, method.gap)
+        begun = starting(encoder, layer, sentences, read)
+        forward, candidates = compare(begun.suffix, these, sentences)
         scale, how = scale_of(method, begun), search_of(method, edits)
         keys |= {at: k.double() for at, k in zip(group, begun.keys)}
         with frozen(encoder.module, read.projection):
-            parts.append(values.find(begun.suffix, read.of_states, compared, scale, encoder.width, how))
+            parts.append(values.find(forward, read.of_states, candidates, scale, encoder.width, how))
     order = [at for group in groups for at in group]
     found = values.Found.of_all(parts).at(sorted(range(len(order)), key=order.__getitem__))
     return Wanted([keys[at] for at in range(len(edits))], found.offsets.double(), found)
+
+
+Comparing = Callable[[Any, Sequence[Edit], Sequence], tuple[values.Forward, values.Candidates]]
+
+
+def comparing(method: Any, model: Model, read: Reading | Aligned, others: Sequence[str]) -> Comparing:
+    """What gives, for a forward of edits and their sentences, the forward to use and what it is compared with."""
+    templates = templates_of(method)
+    if isinstance(read, Aligned):
+        away = others if method.objective == "contrastive" else ()
+        return partial(compared, read, templates=templates, others=away)
+    plain = replace(read, precision=method.autocast)
+    far = plain.of_texts(others) if others else torch.zeros(0)
+    return lambda forward, edits, _: (forward, candidates(model, plain, edits, templates, far, method.gap))
+
+
+def groups_of(encoder: TextEncoder, asked: Sequence[Sequence[trie.Sentence]], most: int) -> list[list[int]]:
+    """Edits that are searched for together; rows of a language model are one batch, whose mask is square."""
+    sizes = [trie.extent(sentences) for sentences in asked]
+    if encoder.kind == "decoder":
+        most = min(most, max(1, ROWS // max(sizes)))
+        return [list(range(at, min(at + most, len(sizes)))) for at in range(0, len(sizes), most)]
+    return trie.grouped(sizes, most)
 
 
 @contextmanager
