@@ -42,12 +42,8 @@ def edit(
     old: Annotated[str | None, typer.Option(help="What it means today.")] = None,
     subject: Annotated[str | None, typer.Option(help="The words in the prompt that carry the fact.")] = None,
     alias: Annotated[list[str] | None, typer.Option(help="Another wording of the subject.")] = None,
-    aliases: Annotated[
-        bool, typer.Option("--propose-aliases", help="Add other wordings made by pattern, and print them.")
-    ] = False,
-    demonym: Annotated[
-        str | None, typer.Option(help="The adjective for those patterns, such as Canadian for Canada.")
-    ] = None,
+    aliases: Annotated[bool, typer.Option("--propose-aliases", help="Add wordings by pattern; print them.")] = False,
+    demonym: Annotated[str | None, typer.Option(help="Adjective for the patterns: Canadian.")] = None,
     preserve: Annotated[list[str] | None, typer.Option(help="A prompt that must stay as it is.")] = None,
     preserve_file: Annotated[Path | None, typer.Option(help="A file of such prompts, one a line.")] = None,
     edits: Annotated[Path | None, typer.Option(help="Several edits from a .toml, .json or .csv file.")] = None,
