@@ -45,10 +45,12 @@ def stats(
 
 @app.command()
 def models(
-    name: Annotated[str | None, typer.Argument(help="'pocket', a folder or a hub id; nothing: the families.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="'pocket', a folder or a hub id. Without it the families are listed.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """The families of models that can be edited; or what one model is; or the bundled model's world.
+    """List the families of models that can be edited, or describe one model, or list what the bundled model knows.
 
     Example: refact models pocket --json
     """

@@ -48,15 +48,17 @@ def _about(
 ModelName = Annotated[str, typer.Option("--model", "-m", help="'pocket', a folder or a hub id.")]
 Device = Annotated[str | None, typer.Option(help="Where to compute, for example cpu or mps.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Patches = Annotated[list[str] | None, typer.Option("--patch", "-p", help="FILE or FILE:STRENGTH; may be repeated.")]
 Embeddings = Annotated[
     list[Path] | None, typer.Option(help="A word of textual inversion, .safetensors; may be repeated.")
 ]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only so many cases.")]
-Autocast = Annotated[str | None, typer.Option(help="Draw in bfloat16: twice as fast where the processor has it.")]
-JudgedBy = Annotated[str | None, typer.Option(help="Folder of the judging CLIP; the pocket's own for the pocket.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="At most this many cases.")]
+Autocast = Annotated[
+    str | None, typer.Option(help="Draw in bfloat16, which is twice as fast on a processor that has it.")
+]
+JudgedBy = Annotated[str | None, typer.Option(help="Folder of the judging CLIP. The bundled model has its own.")]
 NamesFile = Annotated[
     Path | None,
     typer.Option("--names", help="Names that a picture may be given, one a line; the pocket's world for the pocket."),

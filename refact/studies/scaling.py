@@ -116,7 +116,7 @@ def reworded(world: Mapping, facts: Sequence[Edit]) -> list[list[Probe]]:
 
 
 def things(world: Mapping) -> list[str]:
-    """Prompts that are about none of `roles`: every thing alone, and at some places."""
+    """Prompts that no fact of `roles` is about: every thing alone, and at some places."""
     names = [c["wordings"][0] for c in world["concepts"] if c["kind"] == "object"]
     return names + [f"{name} {place}" for place in world["places"][:4] for name in names]
 
@@ -224,7 +224,7 @@ def at_once(model: Model, facts: Sequence[Edit], method: Any) -> list[Patch]:
 
 
 def alone(model: Model, facts: Sequence[Edit], method: Any) -> list[Patch]:
-    """A patch for each fact, none knowing of the others."""
+    """A patch for each fact, made on the unedited model without regard to the others."""
     return [method(model, [fact]) for fact in facts]
 
 
