@@ -17,17 +17,22 @@ from typing import Literal
 from .errors import ModelError, PatchError
 
 Part = Literal["down", "up", "alpha"]
+Style = Literal["kohya", "diffusers"]
 
 
 @dataclass(frozen=True)
 class EncoderRow:
-    """One text encoder: which of its states the generator gets, whether the pooled vector is sent, its LoRA prefix."""
+    """One text encoder: which of its states the generator gets, whether the pooled vector is sent, its LoRA prefix.
+
+    prefix: of kohya's names. projected: the module is a CLIPTextModelWithProjection.
+    """
 
     name: str
     rows: Literal["last", "penultimate", "none"]
     pooled: bool
     prefix: str
     kind: Literal["clip", "t5"] = "clip"
+    projected: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Family:
     name: str
     title: str
     encoders: tuple[EncoderRow, ...]
-    style: Literal["kohya", "diffusers"]
+    style: Style
     headers: dict[str, str]
     note: str = ""  # what an edit of the CLIP encoders cannot reach
     transformer: str = ""
@@ -78,7 +83,7 @@ BUILT_IN: dict[str, Family] = {
         "Stable Diffusion XL",
         (
             EncoderRow("text_encoder", "penultimate", False, "lora_te1"),
-            EncoderRow("text_encoder_2", "penultimate", True, "lora_te2"),
+            EncoderRow("text_encoder_2", "penultimate", True, "lora_te2", projected=True),
         ),
         "kohya",
         _headers("stable-diffusion-xl-v1-base", _STABILITY, ss_base_model_version="sdxl_base_v1-0", ss_v2="False"),
@@ -87,8 +92,8 @@ BUILT_IN: dict[str, Family] = {
         "sd3",
         "Stable Diffusion 3.x",
         (
-            EncoderRow("text_encoder", "penultimate", True, "text_encoder"),
-            EncoderRow("text_encoder_2", "penultimate", True, "text_encoder_2"),
+            EncoderRow("text_encoder", "penultimate", True, "lora_te1", projected=True),
+            EncoderRow("text_encoder_2", "penultimate", True, "lora_te2", projected=True),
             EncoderRow("text_encoder_3", "last", False, "lora_te3", kind="t5"),
         ),
         "diffusers",
@@ -100,7 +105,7 @@ BUILT_IN: dict[str, Family] = {
         "flux",
         "FLUX.1",
         (
-            EncoderRow("text_encoder", "none", True, "text_encoder"),
+            EncoderRow("text_encoder", "none", True, "lora_te1"),
             EncoderRow("text_encoder_2", "last", False, "lora_te3", kind="t5"),
         ),
         "diffusers",
@@ -248,25 +253,27 @@ _SUFFIXES: dict[str, Part] = {
 }
 
 
-def lora_keys(family: Family, site: str) -> tuple[str, str, str | None]:
+def lora_keys(family: Family, site: str, style: Style | None = None) -> tuple[str, str, str | None]:
     """The names under which a LoRA of this family keeps the site's (down, up, alpha); alpha is None where none is kept.
 
-    T5 keeps kohya's stem with the suffix of `lora_linear_layer`: ComfyUI reads it, and diffusers, which has no LoRA
-    for T5, then still loads the CLIP part of the file (a `.lora_down.weight` in it makes diffusers drop that part).
+    style: by default the family's own. In diffusers' style T5 keeps kohya's stem with the suffix of
+    `lora_linear_layer`: ComfyUI reads it, and diffusers, which has no LoRA for T5, then still loads the CLIP part of
+    the file (a `.lora_down.weight` in it makes diffusers drop that part).
     """
+    kohya = (style or family.style) == "kohya"
     match = _SITE.fullmatch(site)
     rows = {row.name: row for row in family.encoders}
     component, path = site.split(".", 1) if "." in site else (site, "")
     row = rows.get(component)
     kind = "" if match is None else "clip" if match["clip"] else "t5" if match["t5"] else "unet"
-    if kind == "unet" and family.style == "kohya":
-        return _kohya(f"lora_unet_{path}")
+    if kind == "unet" and family.style == "kohya":  # the families that have a UNet
+        return _kohya(f"lora_unet_{path}") if kohya else (f"{site}.lora_A.weight", f"{site}.lora_B.weight", None)
     if row is None or row.kind != kind:
         sites = ", ".join(f"{r.name} ({'wo' if r.kind == 't5' else 'fc2'})" for r in family.encoders)
         raise PatchError(f"{site!r} is no site of {family.title}: sites are the fc2 (T5: wo) of {sites}")
-    if kind == "t5":
-        return _linear_layer(f"{row.prefix}_{path.replace('.', '_')}")
-    return _kohya(f"{row.prefix}_{path}") if family.style == "kohya" else _linear_layer(site)
+    if kohya:
+        return _kohya(f"{row.prefix}_{path}")
+    return _linear_layer(f"{row.prefix}_{path.replace('.', '_')}" if kind == "t5" else site)
 
 
 def _kohya(stem: str) -> tuple[str, str, str]:

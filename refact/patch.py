@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from . import lora, stash
 from .edits import Edit, slug
 from .errors import ModelError, PatchError
-from .families import FAMILIES, lora_keys, on_disk
+from .families import FAMILIES, Style, lora_keys, on_disk
 from .lora import Factors
 from .record import (
     KEY,
@@ -241,15 +241,24 @@ class Patch:
 
     # -- in a file
 
-    def save(self, path: str | Path, dtype: torch.dtype = torch.float32, compact: bool = False) -> None:
+    def save(
+        self,
+        path: str | Path,
+        dtype: torch.dtype = torch.float32,
+        compact: bool = False,
+        names: Style | None = None,
+        also: Mapping[str, Tensor] | None = None,
+    ) -> None:
         """Write a LoRA that other programs load; the same patch gives the same bytes.
 
         compact: re-factor sites with more rows than the matrix has, giving up that their edits can be told apart.
+        names: the style of the tensors' names, by default the family's own. also: zero tensors that a program asks
+        for (see exports.py).
         """
         patch = self.compacted() if compact else self
         if not patch.factors:
             raise PatchError("this patch changes nothing; there is nothing to save")
-        tensors = lora.tensors_of(patch.factors, FAMILIES[patch.record["family"]], dtype)
+        tensors = lora.tensors_of(patch.factors, FAMILIES[patch.record["family"]], dtype, names) | dict(also or {})
         for name, tensor in tensors.items():
             if not torch.isfinite(tensor).all():
                 raise PatchError(f"{name} is too large for {dtype}; save it in float32")
@@ -262,11 +271,12 @@ class Patch:
         record = record_of(header, str(path))
         factors = lora.factors_of(tensors, record["family"], str(path))
         _check_names(factors, header, record, str(path))
-        return cls({site: _trimmed(pair, rows_of(record, site)) for site, pair in factors.items()}, record)
+        trimmed = {site: _trimmed(pair, rows_of(record, site)) for site, pair in factors.items()}
+        return cls({site: pair for site, pair in trimmed.items() if len(pair[1])}, record)
 
 
 def _trimmed(pair: tuple[Tensor, Tensor], owned: set[int]) -> tuple[Tensor, Tensor]:
-    """The factors without the zero rows that pad them to the rank of other sites."""
+    """The factors without the zero rows that pad them to the rank of other sites, or that a program asked for."""
     left, right = pair
     rank = max(owned, default=-1) + 1
     if left[:, rank:].any() or right[rank:].any():
@@ -276,7 +286,8 @@ def _trimmed(pair: tuple[Tensor, Tensor], owned: set[int]) -> tuple[Tensor, Tens
 
 def _check_names(factors: Factors, header: Header, record: dict, where: str) -> None:
     family = FAMILIES[record["family"]]
-    known = {name for site in factors for name in lora_keys(family, site)}
+    styles: tuple[Style, ...] = ("kohya", "diffusers")
+    known = {name for site in factors for style in styles for name in lora_keys(family, site, style)}
     if strange := sorted(set(header.tensors) - known):
         raise PatchError(f"{where}: a patch of {family.title} has no tensor {strange[0][:200]!r}")
 

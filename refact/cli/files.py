@@ -22,7 +22,8 @@ def show(
 
     Example: refact show canada.safetensors
     """
-    from ..record import describe, read_record, usage
+    from ..exports import usage
+    from ..record import describe, read_record
 
     record = read_record(file)
     typer.echo(json.dumps(record, indent=1) if as_json else f"{describe(file, record)}\n\n{usage(file, record)}")
@@ -44,6 +45,32 @@ def import_(
     patch = from_lora(file, family=family)
     patch.save(output)
     say(quiet, f"{output}: {', '.join(patch.factors)}")
+
+
+@app.command()
+def export(
+    file: Annotated[Path, typer.Argument(help="The patch.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write; for PEFT a new folder.")],
+    names: Annotated[str | None, typer.Option(help="kohya or diffusers: the style of the tensors' names.")] = None,
+    program: Annotated[str | None, typer.Option("--for", help="invokeai or peft.")] = None,
+    dtype: Dtype = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write a patch under other names or in another form, for programs that do not read it as it is.
+
+    Example: refact export canada.safetensors --names kohya -o canada-kohya.safetensors
+    """
+    from .. import exports
+    from ..models.model import dtype_of
+    from ..patch import Patch
+
+    if not names and not program:
+        raise RefactError("give --names kohya, --names diffusers, --for invokeai or --for peft")
+    if program != "peft":
+        check_output(output)
+    patch = Patch.load(file)
+    exports.export(patch, output, names, program, dtype_of(dtype))  # type: ignore[arg-type]
+    say(quiet, exports.told(program, output, patch.record))
 
 
 @app.command()

@@ -333,7 +333,7 @@ def load(
 
 
 def _opened(name, device, dtype, variant, revision, encoders, config, companion) -> Model:
-    precision, names = _dtype(dtype), tuple(encoders or ())
+    precision, names = dtype_of(dtype), tuple(encoders or ())
     if not isinstance(name, (str, Path)):
         return _live(name, _label(name), names, companion, device, precision)
     source = sources.find(str(name), variant, revision, names, config)
@@ -346,7 +346,8 @@ def _opened(name, device, dtype, variant, revision, encoders, config, companion)
     return Model(source.name, source.family, opened, source, companion=companion)
 
 
-def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+def dtype_of(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """The torch dtype of that name; None stays None. Raises ModelError."""
     if isinstance(dtype, str):
         found = getattr(torch, dtype, None)
         if found not in (torch.float32, torch.float16, torch.bfloat16):
@@ -357,7 +358,7 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
 
 def lowered(device: torch.device, precision: str | None) -> torch.autocast:
     """Within the block products are made in "bfloat16" or "float16"; none given: as the weights are."""
-    return torch.autocast(device.type, _dtype(precision or "bfloat16"), enabled=bool(precision))
+    return torch.autocast(device.type, dtype_of(precision or "bfloat16"), enabled=bool(precision))
 
 
 def _live(pipe: Any, name: str, encoders: tuple, companion: Any, device: Any, dtype: torch.dtype | None) -> Model:
