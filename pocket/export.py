@@ -16,6 +16,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTextModel
 
+from refact.models.tokenizers import write_vocabulary
 from refact.search.gap import mean_of
 
 from . import autoencoder, clip, judge, scenes, tokenizer, training, unet
@@ -114,6 +115,7 @@ def main(out: Path) -> None:
         shutil.rmtree(out / name, ignore_errors=True)
     whole.to(torch.float16).save_pretrained(out / "pocket")
     published_names(out / "pocket" / "text_encoder")
+    write_vocabulary(out / "pocket" / "tokenizer")
     (out / "pocket" / "refact.json").write_text(json.dumps(DEFAULTS, indent=1) + "\n")
     (out / "pocket" / "captions.txt").write_text(captions(), encoding="utf-8")
     if CARD.exists():

@@ -10,12 +10,13 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import PatchError
-from .families import FAMILIES, EncoderRow, Family, Style, lora_keys
+from .families import FAMILIES, EncoderRow, Family, Style, lora_keys, on_disk
 from .record import parts_of, read_header
 
 if TYPE_CHECKING:
@@ -138,6 +139,62 @@ def _write_adapter(patch: Patch, row: EncoderRow, layout: str, folder: Path, dty
     }
     lora.write(folder / "adapter_config.json", json.dumps(config, indent=1).encode())
     lora.write(folder / "adapter_model.safetensors", lora.file_bytes(tensors, {"format": "pt"}))
+
+
+# -- a whole pipeline -------------------------------------------------------------------------------------------------
+
+
+def bake(model: Any, patches: Sequence[Patch], folder: str | Path) -> None:
+    """Write the whole pipeline with the patches in its weights; transformers from 4.44 on read the folder.
+
+    The live model has the patches while the files are written, and is what it was afterwards. Patches that are active
+    in it already are written too. Raises PatchError where LoRAs are loaded (their weights would not be saved).
+    """
+    folder, pipe = Path(folder), model.pipe
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise PatchError(f"{folder} is there already; give a folder that is new or empty")
+    if wrapped := [name for name, part in pipe.components.items() if getattr(part, "peft_config", None)]:
+        raise PatchError(f"{', '.join(wrapped)} of {model.name} have LoRAs loaded; fuse or unload them first")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        with ExitStack() as active:
+            for patch in patches:
+                active.enter_context(patch.applied(model))
+            pipe.save_pretrained(partial, safe_serialization=True)
+        _make_readable(pipe, partial)
+        partial.chmod(0o755)
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _make_readable(pipe: Any, folder: Path) -> None:
+    """Give a folder that was just saved the names and files that transformers 4 reads."""
+    for file in folder.glob("text_encoder*/*.safetensors*"):
+        _rename_weights(file)
+    from .models import tokenizers
+
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    for name, part in pipe.components.items():
+        if name.startswith("tokenizer") and part is not None:
+            tokenizers.keep(part, folder / name)
+            if index[name][1] == "T5Tokenizer" and (folder / name / "tokenizer.json").is_file():
+                index[name][1] = "T5TokenizerFast"  # transformers 4 has two, and only this one reads that file
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _rename_weights(file: Path) -> None:
+    """Give a saved CLIP encoder's weights, or its index of shards, the names that old transformers read."""
+    if file.suffix == ".json":
+        index = json.loads(file.read_text())
+        index["weight_map"] = {on_disk(name): shard for name, shard in index["weight_map"].items()}
+        file.write_text(json.dumps(index, indent=2))
+        return
+    from safetensors.torch import load_file, save_file
+
+    if any(on_disk(name) != name for name in read_header(file).tensors):
+        save_file({on_disk(name): weight for name, weight in load_file(file).items()}, file, metadata={"format": "pt"})
 
 
 # -- for people -------------------------------------------------------------------------------------------------------

@@ -6,25 +6,20 @@ All it asks of a model is `model[site] -> nn.Linear`, `model.fingerprints() -> {
 from __future__ import annotations
 
 import copy
-import json
 import math
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from . import lora, stash
 from .edits import Edit, slug
 from .errors import ModelError, PatchError
-from .families import FAMILIES, Style, lora_keys, on_disk
+from .families import FAMILIES, Style, lora_keys
 from .lora import Factors
 from .record import (
     KEY,
@@ -35,7 +30,6 @@ from .record import (
     merged,
     parts_of,
     plain,
-    read_header,
     record_of,
     rows_of,
 )
@@ -339,40 +333,3 @@ def from_lora(path: str | Path, family: str | None = None) -> Patch:
         "imported": [{"name": slug(path.stem), "file": path.name, "sites": sites}],
     }
     return Patch(factors, record)
-
-
-def bake(model: Any, patches: Sequence[Patch], folder: str | Path) -> None:
-    """Write the whole pipeline with the patches in its weights; every transformers version reads the folder.
-
-    The live model has the patches while the files are written, and is what it was afterwards. Patches that are active
-    in it already are written too. Raises PatchError where LoRAs are loaded (their weights would not be saved).
-    """
-    folder, pipe = Path(folder), model.pipe
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise PatchError(f"{folder} is there already; give a folder that is new or empty")
-    if wrapped := [name for name, part in pipe.components.items() if getattr(part, "peft_config", None)]:
-        raise PatchError(f"{', '.join(wrapped)} of {model.name} have LoRAs loaded; fuse or unload them first")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        with ExitStack() as active:
-            for patch in patches:
-                active.enter_context(patch.applied(model))
-            pipe.save_pretrained(partial, safe_serialization=True)
-        for file in partial.glob("text_encoder*/*.safetensors*"):
-            _rename_weights(file)
-        partial.chmod(0o755)
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _rename_weights(file: Path) -> None:
-    """Give a saved CLIP encoder's weights, or its index of shards, the names that old transformers read."""
-    if file.suffix == ".json":
-        index = json.loads(file.read_text())
-        index["weight_map"] = {on_disk(name): shard for name, shard in index["weight_map"].items()}
-        file.write_text(json.dumps(index, indent=2))
-        return
-    if any(on_disk(name) != name for name in read_header(file).tensors):
-        save_file({on_disk(name): weight for name, weight in load_file(file).items()}, file, metadata={"format": "pt"})

@@ -202,7 +202,7 @@ def test_show_tells_which_programs_need_another_form(tmp_path):
     text = lines("sdxl", tmp_path)
     assert "--for invokeai" in text
     assert "--names kohya" not in text
-    assert "LoraLoaderModelOnly) ignore this file" in text
+    assert "(LoraLoaderModelOnly) ignore this file" in text
 
 
 def test_show_needs_no_torch(tmp_path, patch):

@@ -82,11 +82,11 @@ def bake(
     dtype: Dtype = None,
     quiet: Quiet = False,
 ) -> None:
-    """Write a whole pipeline with the patches inside, which any diffusers or transformers version reads.
+    """Write a whole pipeline with the patches inside, which diffusers from 0.30 and transformers from 4.44 on read.
 
     Example: refact bake -m pocket --patch canada.safetensors -o canada-model
     """
-    from ..patch import bake as bake_patches
+    from ..exports import bake as bake_patches
 
     loaded = patches_of(patch or [])
     bake_patches(open_model(model, device, dtype), [one.scaled(s) if s != 1 else one for one, s in loaded], output)

@@ -12,6 +12,7 @@ import typer
 
 from ..methods.registry import method
 from .app import (
+    App,
     AsJson,
     Autocast,
     JudgedBy,
@@ -27,7 +28,7 @@ from .app import (
 )
 from .measure import judge_of, tell_scores
 
-study = typer.Typer(help="Layers, thresholds, sequences, probes, scale: one command each.", no_args_is_help=True)
+study = App(help="Layers, thresholds, sequences, probes, scale: one command each.", no_args_is_help=True)
 app.add_typer(study, name="study")
 
 Data = Annotated[str, typer.Argument(help="pocket-road, pocket-timed, or a csv in RoAD's or TIMED's columns.")]

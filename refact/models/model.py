@@ -81,7 +81,7 @@ class Model:
         return self._pipe
 
     def _open(self) -> Any:
-        if self.source is None or (self.family.name == "clip" and not self.source.json("model_index.json")):
+        if self.source is None or self.source.alone:
             raise ModelError(f"{self.name} is a text encoder alone: there is no generator to load")
         parts = {encoder.name: encoder.module for encoder in self.encoders.values()}
         parts |= {sources.tokenizer_of(encoder.name): encoder.tokenizer for encoder in self.encoders.values()}
@@ -115,7 +115,7 @@ class Model:
         raise ModelError(f"{self.name} has no component {component!r}")
 
     def _pipe_or_source(self) -> bool:
-        return self._pipe is not None or (self.source is not None and bool(self.source.json("model_index.json")))
+        return self._pipe is not None or (self.source is not None and not self.source.alone)
 
     def _near(self, site: str) -> str:
         component = site.partition(".")[0]
@@ -318,25 +318,34 @@ def load(
     config: str | Path | None = None,
     companion: Any = None,
     embeddings: Sequence[str | Path] = (),
+    family: str | None = None,
+    component: str | None = None,
 ) -> Model:
     """The model of "pocket", a folder, a hub name, a .safetensors checkpoint (with config=FOLDER), or a live pipeline.
+
+    A text encoder alone, its folder or its own file, serves the family and is the component that are named; config is
+    then a folder with its tokenizer, which only T5 needs.
 
     encoders: which text encoders to open for editing; None: every CLIP encoder. dtype: float32 unless given; a live
     pipeline keeps its own. companion: a CLIPModel or its folder, for targets by picture. embeddings: files of
     textual inversion, whose words prompts and targets may then use.
     """
-    given = (device, dtype, variant, revision, encoders, config, companion)
-    opened = name if isinstance(name, Model) else _opened(name, *given)
+    given = {"config": config, "family": family, "component": component}
+    opened = name
+    if not isinstance(name, Model):
+        opened = _opened(name, device, dtype, variant, revision, encoders, companion, given)
     for file in embeddings:
         teach(opened.encoders, file)
     return opened
 
 
-def _opened(name, device, dtype, variant, revision, encoders, config, companion) -> Model:
+def _opened(name, device, dtype, variant, revision, encoders, companion, given: dict[str, Any]) -> Model:
     precision, names = dtype_of(dtype), tuple(encoders or ())
     if not isinstance(name, (str, Path)):
+        if any(given.values()):
+            raise ModelError("config, family and component are for models in files; this one is open already")
         return _live(name, _label(name), names, companion, device, precision)
-    source = sources.find(str(name), variant, revision, names, config)
+    source = sources.find(str(name), variant, revision, names, **given)
     opened = sources.read_encoders(source, sources.chosen(source.family, names), precision or torch.float32)
     try:
         for encoder in opened.values():
