@@ -243,9 +243,7 @@ def _comfy_strength(sites: Iterable[str]) -> str:
     strength = f"{' and '.join(sorted(parts))} is the edit's strength"
     if "strength_model" in parts:
         return strength
-    return (
-        f"{strength}; a node that takes the model only (Load LoRA (Model Only), LoraLoaderModelOnly) ignores the file"
-    )
+    return f"{strength}; nodes that load a LoRA into the model only (LoraLoaderModelOnly) ignore this file"
 
 
 def _a1111(path: Path, family: Family, kohya: bool) -> list[str]:
