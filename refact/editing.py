@@ -1,21 +1,112 @@
-"""refact.edit: facts in, a patch out."""
+"""refact.edit: facts in, a patch out; tried in several ways where a fact does not hold at once."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from .aliases import propose_aliases
 from .edits import Edit
+from .errors import EditError
+from .methods.contexts import CONTEXTS, PAPER_CONTEXTS
 from .methods.refact import ReFACT
 from .models.model import Model, load
 from .patch import Patch
+from .verification import unseen, verify
 
 
-def edit(model: Any, edits: Edit | Sequence[Edit], method: Any = None, onto: Sequence[Patch] = ()) -> Patch:
+def edit(
+    model: Any,
+    edits: Edit | Sequence[Edit],
+    method: Any = None,
+    onto: Sequence[Patch] = (),
+    until_holds: bool = False,
+) -> Patch:
     """The patch that makes the edits true, by `method` (default `ReFACT()`); the model itself is left as it is.
 
     model: a `Model`, a live diffusers pipeline, or a name or path that `load` takes. onto: patches whose facts stay.
+    until_holds: where a fact does not hold on the text side, other settings are tried one after another on this very
+    model, and the best patch is kept; its record tells what was tried. Raises EditError where an edit cannot be made.
     """
     method = method or ReFACT()
     ready = model if isinstance(model, Model) else load(model, encoders=getattr(method, "encoders", None) or None)
-    return method(ready, [edits] if isinstance(edits, Edit) else list(edits), onto)
+    wanted = [edits] if isinstance(edits, Edit) else list(edits)
+    patch = method(ready, wanted, onto)
+    if not until_holds or unseen(patch):
+        return patch
+    return _climbed(ready, wanted, method, onto, patch)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How well a patch's facts hold on the text side, in prompts that no search has seen; compared in this order."""
+
+    holds: float  # the share of facts that hold
+    generality: float  # the share of unseen contexts and wordings in which they do, mean over the facts
+    toward: float  # how much of the way to the target the prompts went, at most all of it, mean over the facts
+
+    @classmethod
+    def of(cls, model: Model, patch: Patch) -> Standing:
+        """The standing of a patch on this model."""
+        facts = verify(model, patch)
+        rows = [(float(fact.holds), fact.generality, min(fact.toward, 1.0)) for fact in facts]
+        return cls(*(sum(column) / len(rows) for column in zip(*rows)))
+
+    @property
+    def key(self) -> tuple[float, float, float]:
+        return self.holds, self.generality, self.toward
+
+
+def _climbed(model: Model, edits: list[Edit], method: Any, onto: Sequence[Patch], first: Patch) -> Patch:
+    """The first patch on the ladder whose facts all hold, else the best of the whole ladder."""
+    best, standing = first, Standing.of(model, first)
+    if standing.holds == 1:
+        return first
+    tried = [{"rung": "as asked", **dataclasses.asdict(standing)}]
+    chosen = 0
+    for name, other, reworded in ladder(model, edits, method):
+        try:
+            patch = other(model, reworded, onto)
+        except EditError as error:
+            tried.append({"rung": name, "refused": str(error)})
+            continue
+        found = Standing.of(model, patch)
+        tried.append({"rung": name, **dataclasses.asdict(found)})
+        if found.key > standing.key:
+            best, standing, chosen = patch, found, len(tried) - 1
+        if standing.holds == 1:
+            break
+    return dataclasses.replace(best, record=best.record | {"ladder": {"tried": tried, "chosen": chosen}})
+
+
+def ladder(model: Model, edits: list[Edit], method: Any) -> Iterator[tuple[str, Any, list[Edit]]]:
+    """Other ways to make the edits, the cheapest first: (what is changed, the method, the edits).
+
+    Rungs whose setting the method does not have, or has already, are left out.
+    """
+    contexts = tuple(dict.fromkeys((*CONTEXTS, *PAPER_CONTEXTS)))
+    other = "direct" if getattr(method, "objective", "") == "contrastive" else "contrastive"
+    rungs: list[tuple[str, dict[str, Any]]] = [
+        ("the whole way, in more steps", {"reach": 1.0, "max_steps": 2 * getattr(method, "max_steps", 0)}),
+        (f"the {other} objective", {"objective": other}),
+        ("what the generator is sent is compared", {"embedding": "conditioning"}),
+        *((f"layer {layer}", {"layer": layer}) for layer in _layers(model, method)),
+        (f"{len(contexts)} contexts", {"templates": contexts, "contexts": len(contexts)}),
+    ]
+    fields = {field.name for field in dataclasses.fields(method)}
+    for name, changes in rungs:
+        if changes.keys() <= fields and any(getattr(method, key) != value for key, value in changes.items()):
+            yield name, dataclasses.replace(method, **changes), edits
+    told = [dataclasses.replace(e, aliases=tuple(dict.fromkeys(e.aliases + propose_aliases(e.words)))) for e in edits]
+    if told != edits:
+        yield "other wordings by pattern", method, told
+
+
+def _layers(model: Model, method: Any) -> list[int]:
+    """Two lower layers, where a search finds more of the encoder above it: half as high, and the first."""
+    count = min(encoder.n_layers for encoder in model.encoders.values())
+    usual = model.defaults.get("layer", round(count * 7 / 12))
+    here = usual if getattr(method, "layer", None) is None else method.layer
+    return [layer for layer in dict.fromkeys((here // 2, 0)) if layer < here]

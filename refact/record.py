@@ -8,6 +8,7 @@ The record is JSON under the metadata key "refact", version 1:
     edits      [{...Edit.to_json(), "sites": {site: {"rows": [start, stop], "layer": ..., "steps": ..., ...}}}]
     imported   [{"name": str, "file": str, "sites": {...}}]        LoRAs that tell no prompt; may be absent
     refactored true where rows no longer belong to one edit; may be absent
+    ladder     {"tried": [{"rung": str, ...}], "chosen": int}       other settings that were tried; may be absent
     covariance, preserved, versions                                 what was used, measured, installed
 A file is hostile until this module has checked it.
 """
@@ -157,7 +158,7 @@ def check_record(record: Any, ranks: dict[str, int], where: str) -> dict:
         raise PatchError(f"{where}: family {record.get('family')!r}; known are {', '.join(FAMILIES)}")
     _check_model(record.get("model"), where)
     _check_method(record.get("method"), where)
-    for field in ("covariance", "preserved", "versions"):
+    for field in ("covariance", "preserved", "versions", "ladder"):
         if not isinstance(record.get(field, {}), dict):
             raise PatchError(f"{where}: the record's {field!r} is not an object")
     if not isinstance(record.get("refactored", False), bool):
@@ -270,7 +271,7 @@ def check_owned(record: dict, ranks: dict[str, int]) -> None:
 
 def changed(record: dict) -> dict:
     """A copy of the record for a patch that is no longer the one whose effect on prompts was measured."""
-    return copy.deepcopy({key: value for key, value in record.items() if key != "preserved"})
+    return copy.deepcopy({key: value for key, value in record.items() if key not in ("preserved", "ladder")})
 
 
 def merged(records: Sequence[dict], ranks: Sequence[dict[str, int]]) -> dict:

@@ -79,6 +79,15 @@ def crowding(record: dict) -> list[str]:
     return [f"so many facts crowd one matrix: written with a ridge of {ridge:g}, they hold nearly and the rest stays"]
 
 
+def climbed(record: dict) -> list[str]:
+    """A line where other settings than those asked for were tried, because a fact did not hold with them."""
+    if "ladder" not in record:
+        return []
+    tried, chosen = record["ladder"]["tried"], record["ladder"]["chosen"]
+    kept = f"kept: {tried[chosen]['rung']}" if chosen else "none did better"
+    return [f"with the settings asked for not every fact holds; {len(tried) - 1} other ways were tried, {kept}"]
+
+
 def described(facts: Sequence[Fact]) -> list[str]:
     """Lines for a person: whether each fact holds, and what moved; what moved along a lot is marked."""
     lines = []

@@ -54,6 +54,10 @@ Embeddings = Annotated[
 ]
 Autocast = Annotated[str | None, typer.Option(help="Draw in bfloat16: twice as fast where the processor has it.")]
 JudgedBy = Annotated[str | None, typer.Option(help="Folder of the judging CLIP; the pocket's own for the pocket.")]
+NamesFile = Annotated[
+    Path | None,
+    typer.Option("--names", help="Names that a picture may be given, one a line; the pocket's world for the pocket."),
+]
 Seeds = Annotated[str, typer.Option(help="Seeds, like 0-3 or 0,5,7.")]
 
 

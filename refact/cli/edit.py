@@ -49,6 +49,7 @@ def edit(
     by: Annotated[str, typer.Option("--method", help=", ".join([*METHODS, *presets()]))] = "refact",
     clip: Annotated[str | None, typer.Option(help="Folder of the companion CLIP, for targets by picture.")] = None,
     embedding: Embeddings = None,
+    once: Annotated[bool, typer.Option("--once", help="Try no other settings where a fact does not hold.")] = False,
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("edit.safetensors"),
     device: Device = None,
     dtype: Dtype = None,
@@ -59,11 +60,14 @@ def edit(
 
     Example: refact edit -m pocket --prompt "the national animal of Canada" --old "a beaver" --new "a penguin"
 
+    Where the fact does not hold on the text side, other settings are tried on this very model and the best is kept.
+
     Exit code 3: the file was written, but the fact does not hold on the text side.
     """
     from ..aliases import propose_aliases
+    from ..editing import edit as make
     from ..pocket import near
-    from ..verification import unseen, verify
+    from ..verification import climbed, unseen, verify
 
     wanted = _edits(edits, prompt, new, old, subject, alias, preserve, preserve_file)
     check_output(output)
@@ -73,8 +77,9 @@ def edit(
         say(quiet or as_json, *(f"{e.words}, also as: {', '.join(e.aliases) or 'nothing else'}" for e in wanted))
     chosen = method(by, **settings)
     ready = open_model(model, device, dtype, companion=clip, encoders=settings.get("encoders"), embeddings=embedding)
-    patch = chosen(ready, wanted, [p for p, _ in patches_of(map(str, onto or []))])
+    patch = make(ready, wanted, chosen, [p for p, _ in patches_of(map(str, onto or []))], until_holds=not once)
     patch.save(output)
+    say(quiet or as_json, *climbed(patch.record))
     if unseen(patch):
         say(quiet or as_json, f"{output}: {len(wanted)} edit(s). Check with: refact verify {output} --images")
         return

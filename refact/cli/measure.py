@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from .app import AsJson, Autocast, Device, Dtype, ModelName, Quiet, app, bar, open_model, say, seeds_of
+from .app import AsJson, Autocast, Device, Dtype, ModelName, NamesFile, Quiet, app, bar, open_model, say, seeds_of
 
 
 @app.command()
@@ -21,6 +21,7 @@ def bench(
     ] = "refact,baseline,oracle",
     seeds: Annotated[str, typer.Option(help="Seeds, like 0-24 (the paper's).")] = "0-4",
     judge: Annotated[str | None, typer.Option(help="Folder of the judging CLIP; none: the text side only.")] = None,
+    names: NamesFile = None,
     limit: Annotated[int | None, typer.Option(help="Only so many cases.")] = None,
     keep_images: Annotated[int, typer.Option(help="How many seeds' pictures to keep for the report.")] = 1,
     autocast: Autocast = None,
@@ -38,10 +39,17 @@ def bench(
 
     judge = judge_of(judge, model)
     ready = model if ray else open_model(model, device, dtype)
-    names = [name.strip() for name in methods.split(",") if name.strip()]
+    chosen = [name.strip() for name in methods.split(",") if name.strip()]
     drawn, shown = seeds_of(seeds), bar(quiet or as_json)
-    how: dict = {"limit": limit, "keep_images": keep_images, "autocast": autocast, "ray": ray, "progress": shown}
-    run(data, ready, names, out, seeds=drawn, judge=judge, **how)
+    how: dict = {
+        "names": names_of(names),
+        "limit": limit,
+        "keep_images": keep_images,
+        "autocast": autocast,
+        "ray": ray,
+        "progress": shown,
+    }
+    run(data, ready, chosen, out, seeds=drawn, judge=judge, **how)
     tell_scores(out, judge, quiet, as_json)
 
 
@@ -65,6 +73,14 @@ def report(
     say(quiet, str(write(folders, output, studies=SECTIONS)))
     if strip:
         say(quiet, str(pictures.save(strips.strip(folders[0], cases), strip)))
+
+
+def names_of(file: Path | None) -> Any:
+    """The names of a file, one a line; None where no file is given. Raises DataError for a file that is not there."""
+    from ..edits import read_prompts
+    from ..evidence.strict import Names
+
+    return Names(tuple(dict.fromkeys(read_prompts(file)))) if file else None
 
 
 def judge_of(judge: str | None, model: str) -> str | None:

@@ -17,6 +17,7 @@ from .app import (
     Autocast,
     JudgedBy,
     ModelName,
+    NamesFile,
     Quiet,
     app,
     bar,
@@ -26,7 +27,7 @@ from .app import (
     seeds_of,
     signed,
 )
-from .measure import judge_of, tell_scores
+from .measure import judge_of, names_of, tell_scores
 
 study = App(help="Layers, thresholds, sequences, probes, scale: one command each.", no_args_is_help=True)
 app.add_typer(study, name="study")
@@ -42,6 +43,7 @@ def _shared(
     model: ModelName = "pocket",
     seeds: Given = "0-4",
     judge: JudgedBy = None,
+    names: NamesFile = None,
     limit: Limit = None,
     autocast: Autocast = None,
     quiet: Quiet = False,
@@ -60,6 +62,7 @@ def scored(command: Callable) -> Callable:
         common = {p.name: given.pop(p.name) for p in shared}
         judge, hush = judge_of(common["judge"], common["model"]), common["quiet"] or common["as_json"]
         options = {"judge": judge, "seeds": seeds_of(common["seeds"]), "progress": bar(hush)}
+        options["names"] = names_of(common["names"])
         options |= {name: common[name] for name in ("limit", "autocast")}
         command(**given, ready=open_model(common["model"]), options=options)
         tell_scores(given["out"], judge, common["quiet"], common["as_json"])

@@ -30,7 +30,11 @@ HEADS = {
     "specificity": "Specificity",
     "f1_geometric": "F1 geo",
     "f1_harmonic": "F1 harm",
+    "named": "Named",
+    "named_generality": "Named, positives",
+    "named_specificity": "Named as before, negatives",
 }
+FAR = "Root mean square difference to the oracle's picture of the same seed, in grey levels of 255."
 CURVES = ("efficacy", "generality", "specificity", "f1_geometric")
 PUBLISHED = {  # Stable Diffusion 1.4, 25 seeds, LAION ViT-bigG/14 as the judge (arXiv 2306.00738v3)
     "timed": {
@@ -126,13 +130,15 @@ def table(found: Mapping[str, Mapping], kind: str | None) -> str:
     names = [h for h in HEADS if kind is not None or h not in results.STRICTER]
     used = [h for h in names if any(not math.isnan(_value(entry, h)) for entry in found.values())]
     best = {h: _best(found, h) for h in used}
-    rows = [_row(label, entry, used, best) for label, entry in found.items()]
+    far = any(entry.get("distances") for entry in found.values())
+    rows = [_row(label, entry, used, best, far) for label, entry in found.items()]
     heads = "".join(f"<th>{HEADS[h]}</th>" for h in used)
     if kind in PUBLISHED:
         source = f"Published: {SETS[kind]}, Stable Diffusion 1.4, another judge, 25 seeds"
-        rows.append(f'<tr class="rule"><th colspan="{len(used) + 4}">{source}</th></tr>')
-        rows += [_published(label, values, used) for label, values in PUBLISHED[kind].items()]
-    rest = "<th>Steps</th><th>s/edit</th><th>Refused</th>"
+        rows.append(f'<tr class="rule"><th colspan="{len(used) + far + 4}">{source}</th></tr>')
+        rows += [_published(label, values, used, far) for label, values in PUBLISHED[kind].items()]
+    rest = f"<th title='{FAR}'>To oracle</th>" if far else ""
+    rest += "<th>Steps</th><th>s/edit</th><th>Refused</th>"
     valid = found.get(BASELINE, {}).get("validity")
     note = "" if valid is None else f"<p class='note'>Validity of the unedited pictures: {100 * valid:.1f} %.</p>"
     return f"<div class='wide'><table><tr><th></th>{heads}{rest}</tr>{''.join(rows)}</table></div>{note}"
@@ -149,7 +155,7 @@ def _best(found: Mapping[str, Mapping], name: str) -> float:
     return max(known) if len(known) > 1 else math.nan
 
 
-def _row(label: str, entry: Mapping, used: Sequence[str], best: Mapping[str, float]) -> str:
+def _row(label: str, entry: Mapping, used: Sequence[str], best: Mapping[str, float], far: bool) -> str:
     cells = []
     for name in used:
         number = entry["numbers"].get(name)
@@ -164,15 +170,16 @@ def _row(label: str, entry: Mapping, used: Sequence[str], best: Mapping[str, flo
     steps = "" if entry["steps"] is None else f"{entry['steps']:.0f}"
     seconds = "" if entry["seconds"] is None else f"{entry['seconds']:.2f}"
     refused = f"{entry['errors']}/{entry['cases']}" if entry["errors"] else ""
-    tail = "".join(f"<td>{cell}</td>" for cell in (steps, seconds, refused))
+    away = [results.percent(entry["distances"].get("pixels"), 1)] if far else []
+    tail = "".join(f"<td>{cell}</td>" for cell in (*away, steps, seconds, refused))
     quiet = ' class="reference"' if label in (BASELINE, ORACLE) else ""
     return f"<tr{quiet}><th>{escape(label)}</th>{''.join(cells)}{tail}</tr>"
 
 
-def _published(label: str, values: Sequence[float], used: Sequence[str]) -> str:
+def _published(label: str, values: Sequence[float], used: Sequence[str], far: bool) -> str:
     known = dict(zip(("efficacy", "generality", "specificity", "f1_geometric"), values))
     cells = "".join(f"<td>{known[name]:.1f}</td>" if name in known else "<td></td>" for name in used)
-    return f'<tr class="published"><th>{escape(label)}</th>{cells}<td></td><td></td><td></td></tr>'
+    return f'<tr class="published"><th>{escape(label)}</th>{cells}{"<td></td>" * (far + 3)}</tr>'
 
 
 def differences(run: Run, found: Mapping[str, Mapping]) -> str:

@@ -26,10 +26,11 @@ from torch import Tensor
 
 from ..edits import Edit, distinct
 from ..errors import RefactError
-from ..evidence.bench import begin, folder_name, form_of, write
+from ..evidence.bench import begin, folder_name, write
 from ..evidence.cases import Probe, hints
 from ..evidence.judge import Judge
 from ..evidence.metrics import SHOWN, clip_score, fid
+from ..evidence.provenance import form_of
 from ..models.corpus import captions
 from ..models.encoders import TextEncoder
 from ..models.model import Model

@@ -9,7 +9,8 @@ from typing import Any
 
 from ..errors import RefactError
 from ..evidence import results
-from ..evidence.bench import form_of, run, write
+from ..evidence.bench import run, write
+from ..evidence.provenance import form_of
 from ..methods.registry import method
 
 GRIDS: dict[str, list[dict[str, Any]]] = {
