@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from .aliases import propose_aliases
 from .edits import Edit
 from .errors import EditError
@@ -17,6 +19,8 @@ from .patch import Patch
 from .verification import unseen, verify
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def edit(
     model: Any,
     edits: Edit | Sequence[Edit],
@@ -29,6 +33,7 @@ def edit(
     model: a `Model`, a live diffusers pipeline, or a name or path that `load` takes. onto: patches whose facts stay.
     until_holds: where a fact does not hold on the text side, other settings are tried one after another on this very
     model, and the best patch is kept; its record tells what was tried. Raises EditError where an edit cannot be made.
+    The search has its gradients even where the caller has turned them off, as ComfyUI does for its nodes.
     """
     method = method or ReFACT()
     ready = model if isinstance(model, Model) else load(model, encoders=getattr(method, "encoders", None) or None)

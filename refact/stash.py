@@ -60,7 +60,8 @@ def push(linear: nn.Linear, owner: object, update: Update) -> None:
     """Add an update; the same patch may be there several times, each under its own owner."""
     stash = getattr(linear, "_refact_stack", None)
     if stash is None:
-        base = linear.weight.detach().clone()
+        with torch.inference_mode(False):  # a base that is made in inference mode could take part in no search
+            base = linear.weight.detach().clone()
         stash = linear._refact_stack = Stash(base, _mark(base))  # type: ignore[assignment]
     stash.active[owner] = update
     _write(linear, stash)
@@ -83,7 +84,8 @@ def _write(linear: nn.Linear, stash: Stash) -> None:
     new = _sum(stash).to(weight.device)
     if stash.active and not torch.isfinite(new).all():
         raise PatchError(f"the patched weight is not finite in {stash.base.dtype}; use a smaller strength")
-    weight.copy_(new)
+    with torch.inference_mode(weight.is_inference()), torch.no_grad():  # where alone such a weight may be written
+        weight.copy_(new)
     stash.mark = _mark(weight)
 
 

@@ -110,8 +110,10 @@ class TextEncoder:
         raise EditError(f"layer {layer} of {self.name} takes no edit ({why}); use 0 to {use.stop - 1}")
 
     def in_float32(self) -> TextEncoder:
-        """This encoder if it is float32, else a float32 copy of it."""
-        if all(weight.dtype == torch.float32 for weight in self.tower.parameters()):
+        """This encoder if it is float32, else a float32 copy of it; a copy too where it was opened in inference mode,
+        whose tensors take no part in a search.
+        """
+        if all(weight.dtype == torch.float32 and not weight.is_inference() for weight in self.tower.parameters()):
             return self
         module = copy.deepcopy(self.module).float()
         return TextEncoder(self.name, module, self.tokenizer, self.row, self.length)

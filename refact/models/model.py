@@ -83,9 +83,12 @@ class Model:
     def _open(self) -> Any:
         if self.source is None or self.source.alone:
             raise ModelError(f"{self.name} is a text encoder alone: there is no generator to load")
-        parts = {encoder.name: encoder.module for encoder in self.encoders.values()}
-        parts |= {sources.tokenizer_of(encoder.name): encoder.tokenizer for encoder in self.encoders.values()}
-        return self.source.pipeline(self.dtype, parts).to(self.device)
+        words = {sources.tokenizer_of(encoder.name): encoder.tokenizer for encoder in self.encoders.values()}
+        known = {name: tokenizer for name, tokenizer in words.items() if self.source.takes(name, tokenizer)}
+        parts = {encoder.name: encoder.module for encoder in self.encoders.values()} | known
+        pipe = self.source.pipeline(self.dtype, parts)
+        pipe.register_modules(**{name: tokenizer for name, tokenizer in words.items() if name not in known})
+        return pipe.to(self.device)
 
     def __getitem__(self, site: str) -> nn.Linear | nn.Embedding:
         """The module at a site, by its on-disk name; from inside a PEFT wrapper. ModelError names what is near."""

@@ -98,6 +98,12 @@ class Source:
         kind = "t5" if str(config.get("model_type", "")).startswith("t5") else "clip"
         return kind, config.get("hidden_size", config.get("d_model", 0))
 
+    def takes(self, name: str, tokenizer: Any) -> bool:
+        """Whether diffusers takes this tokenizer while it opens the pipeline: of transformers 4 only slow ones."""
+        import transformers
+
+        return isinstance(tokenizer, getattr(transformers, self.json("model_index.json")[name][1], object))
+
     def pipeline(self, dtype: torch.dtype, parts: dict[str, Any]) -> Any:
         """The diffusers pipeline, around the parts that are given (None leaves one out)."""
         import diffusers

@@ -101,6 +101,16 @@ def keep(tokenizer: Any, folder: Path) -> None:
             if (source / name).is_file():
                 shutil.copyfile(source / name, folder / name)
     write_vocabulary(folder)
+    _rename_extra(folder / "tokenizer_config.json")
+
+
+def _rename_extra(file: Path) -> None:
+    """Give a list of extra special tokens its name of before transformers 5, for which the new one is a mapping."""
+    form = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if isinstance(extra := form.get("extra_special_tokens"), list):
+        del form["extra_special_tokens"]
+        form |= {"additional_special_tokens": extra} if extra else {}
+        file.write_text(json.dumps(form, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _same(tokenizer: Any, source: Path) -> bool:
