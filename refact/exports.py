@@ -255,7 +255,7 @@ def _a1111(path: Path, family: Family, kohya: bool) -> list[str]:
 def _others(path: Path, family: Family, kohya: bool) -> list[str]:
     lines = []
     if not kohya:
-        programs = "sd-scripts, SD.Next, OneTrainer" + (", InvokeAI, stable-diffusion.cpp" * (family.name == "flux"))
+        programs = "sd-scripts, SD.Next" + (", InvokeAI, stable-diffusion.cpp" * (family.name == "flux"))
         lines += [f"{programs}:", f"  refact export {path} --names kohya -o FILE"]
     if family.name in _INVOKEAI:
         lines += ["InvokeAI:", f"  refact export {path} --for invokeai -o FILE"]

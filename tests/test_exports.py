@@ -194,7 +194,7 @@ def test_show_tells_which_programs_need_another_form(tmp_path):
     assert "--names kohya" in text
     assert "InvokeAI" in text
     text = lines("sd3", tmp_path)
-    assert "sd-scripts, SD.Next, OneTrainer:" in text
+    assert "sd-scripts, SD.Next:" in text
     assert "--for invokeai" not in text
     text = lines("sd3", tmp_path, names="kohya")
     assert "diffusers: does not read this file's names" in text

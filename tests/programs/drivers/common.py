@@ -2,8 +2,9 @@
 
     python drivers/NAME.py CHECKOUT CASES
 
-CASES/FAMILY/before.safetensors and after.safetensors hold the weights of a few fc2, by site, before and after the patch;
-every other file there is the patch in one form. Printed is one JSON: {"version": ..., "results": {family: {form: ...}}}.
+CASES/FAMILY/before.safetensors and after.safetensors hold the weights of a few fc2, by site, before and after the
+patch; every other file there is the patch in one form. What is printed is one JSON object:
+{"version": ..., "results": {family: {form: {"result": ..., "difference": ..., "effect": ...}}}}.
 """
 
 from __future__ import annotations
@@ -45,13 +46,21 @@ class _Anything(type):
     def __iter__(cls):
         return iter(())
 
+    def __getitem__(cls, _):
+        return cls
+
+    def __or__(cls, _):
+        return cls
+
+    __ror__ = __or__
+
 
 def _anything(name: str) -> type:
     return _Anything(name, (), {"__init_subclass__": classmethod(lambda cls, **_: None)})
 
 
 class _StandIn(types.ModuleType):
-    __path__: list[str] = []
+    __path__ = ()
 
     def __getattr__(self, name: str):
         if name.startswith("__"):

@@ -1,7 +1,5 @@
 """diffusers: load_lora_into_text_encoder of each family's pipeline, then fused, so that weights can be compared."""
 
-import sys
-
 import diffusers
 import torch
 import transformers
@@ -45,5 +43,4 @@ def version(_):
 
 
 if __name__ == "__main__":
-    sys.argv.insert(1, ".")
     main(apply, version, tuple(PIPELINES))

@@ -6,7 +6,7 @@ from common import Refused, main, stand_in, towers, weights
 
 sys.path.insert(0, sys.argv[1])
 LIBRARIES = "bitsandbytes compel gguf mediapipe onnx onnxruntime cv2 imageio spandrel torchsde torchvision fastapi"
-LIBRARIES += " fastapi_events pydantic_settings socketio uvicorn blake3 bcrypt deprecated dns dynamicprompts einops"
+LIBRARIES += " fastapi_events pydantic_settings socketio uvicorn blake3 bcrypt dns dynamicprompts einops"
 LIBRARIES += " picklescan semver omegaconf accelerate psutil tqdm pywavelets requests python_multipart prompt_toolkit"
 stand_in(*LIBRARIES.split())
 
@@ -22,6 +22,7 @@ PREFIXES = {
 
 def recognised(file):
     """The base model that the model manager takes the file for. Refused where it takes it for none."""
+    import invokeai.backend.model_manager.load  # noqa: F401  first, as the application does: else imports go round
     from invokeai.backend.model_manager.configs import lora
     from invokeai.backend.model_manager.model_on_disk import ModelOnDisk
 

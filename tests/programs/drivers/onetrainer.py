@@ -90,7 +90,7 @@ def change(wrapper, original, site):
 
 
 def version(checkout):
-    return "2026-08 (23df383)"
+    return checkout.absolute().name  # it states none: name the folder after the commit
 
 
 if __name__ == "__main__":
