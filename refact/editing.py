@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from .aliases import propose_aliases
 from .edits import Edit
 from .errors import RefactError
@@ -20,6 +22,8 @@ from .verification import unseen, verify
 STEPS = 100  # of a search that a search of fewer steps is repeated with, at least (paper)
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def edit(
     model: Any,
     edits: Edit | Sequence[Edit],
@@ -33,8 +37,9 @@ def edit(
     model: a `Model`, a live diffusers pipeline, or a name or path that `load` takes. onto: patches whose facts stay.
     until_holds: where a fact does not hold on the text side, other settings are tried one after another on this very
     model, and the best patch is kept; its record tells what was tried. progress: shows the ways that are tried, which
-    on a large model can take minutes, for other layers need statistics of their own. Raises EditError where an edit
-    cannot be made with the settings asked for.
+    on a large model can take minutes, for other layers need statistics of their own. The search has its gradients even
+    where the caller has turned them off, as ComfyUI does for its nodes. Raises EditError where an edit cannot be made
+    with the settings asked for.
     """
     method = method or ReFACT()
     ready = model if isinstance(model, Model) else load(model, encoders=getattr(method, "encoders", None) or None)

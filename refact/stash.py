@@ -73,7 +73,8 @@ def push(linear: nn.Linear, owner: object, update: Update) -> None:
     with LOCK:
         stash = getattr(linear, "_refact_stack", None)
         if stash is None:
-            base = linear.weight.detach().clone()
+            with torch.inference_mode(False):  # a base that is made in inference mode could take part in no search
+                base = linear.weight.detach().clone()
             stash = Stash(base, _mark(base))
         new = _sum(stash.base, [*stash.active.values(), update])
         if not torch.isfinite(new).all():
@@ -101,8 +102,10 @@ def pop(linear: nn.Linear, owner: object) -> None:
 
 @torch.no_grad()
 def _write(linear: nn.Linear, stash: Stash, new: Tensor) -> None:
-    linear.weight.copy_(new.to(linear.weight.device))
-    stash.mark = _mark(linear.weight)
+    weight = linear.weight
+    with torch.inference_mode(weight.is_inference()), torch.no_grad():  # where alone such a weight may be written
+        weight.copy_(new.to(weight.device))
+    stash.mark = _mark(weight)
 
 
 def _sum(base: Tensor, updates: Iterable[Update]) -> Tensor:

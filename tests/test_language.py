@@ -15,10 +15,11 @@ from diffusers import DiffusionPipeline
 
 import refact
 from refact import Edit, ReFACT
+from refact.encoders import frames
 from refact.errors import DataError, EditError, ModelError
 from refact.families import FAMILIES, detect, lora_keys, site_of
 from refact.language import LANGUAGE
-from refact.models import covariance, frames
+from refact.models import covariance
 from refact.patch import bake
 from refact.record import describe, usage
 from refact.search import aligned, cached

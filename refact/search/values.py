@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..models.model import lowered
+from ..models.precision import lowered
 from . import descent, objectives
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from ..edits import Edit, slug
 from ..errors import EditError, RefactError
+from ..exports import usage
 from ..patch import Patch
-from ..record import usage
 from . import sharing
 from .engine import Engine, Joined
 from .proposals import Proposer, watched

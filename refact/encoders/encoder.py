@@ -141,8 +141,12 @@ class TextEncoder:
         raise EditError(f"layer {layer} of {self.name} takes no edit ({why}); use 0 to {use.stop - 1}")
 
     def in_float32(self) -> TextEncoder:
-        """This encoder if it is float32, else a float32 copy of it; a decoder computes in float32 as it is."""
-        if self.kind == "decoder" or all(weight.dtype == torch.float32 for weight in self.tower.parameters()):
+        """This encoder if it is float32, else a float32 copy of it; a decoder computes in float32 as it is.
+
+        A copy too where it was opened in inference mode, whose tensors take no part in a search.
+        """
+        weights = list(self.tower.parameters())
+        if self.kind == "decoder" or all(w.dtype == torch.float32 and not w.is_inference() for w in weights):
             return self
         module = copy.deepcopy(self.module).float()
         return TextEncoder(self.name, module, self.component, self.row, self.length - self.frame.longer)
