@@ -25,6 +25,8 @@ _HOMES = {  # names are imported when first used, so that `import refact` costs 
     "DataError": "errors",
     "Model": "models.model",
     "load": "models.model",
+    "from_state_dict": "models.live",
+    "from_modules": "models.live",
     "Patch": "patch",
     "merge": "patch",
     "bake": "patch",
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
     from .editing import edit as edit
     from .edits import Edit as Edit
     from .edits import read_edits as read_edits
+    from .models.live import from_modules as from_modules
+    from .models.live import from_state_dict as from_state_dict
     from .models.model import Model as Model
     from .models.model import load as load
     from .patch import Patch as Patch

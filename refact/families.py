@@ -269,6 +269,18 @@ def lora_keys(family: Family, site: str) -> tuple[str, str, str | None]:
     return _kohya(f"{row.prefix}_{path}") if family.style == "kohya" else _linear_layer(site)
 
 
+def named(family: Family, style: Literal["kohya", "diffusers"] | str) -> Family:
+    """The family with LoRA names of another style: kohya's count the encoders, `lora_te1`, where there are several."""
+    if style == family.style:
+        return family
+    rows = tuple(replace(row, prefix=_prefix(row) if style == "kohya" else row.name) for row in family.encoders)
+    return replace(family, style=style, encoders=rows)  # type: ignore[arg-type]
+
+
+def _prefix(row: EncoderRow) -> str:
+    return row.prefix if row.kind == "t5" else f"lora_te{row.name.removeprefix('text_encoder').strip('_') or 1}"
+
+
 def _kohya(stem: str) -> tuple[str, str, str]:
     stem = stem.replace(".", "_")
     return f"{stem}.lora_down.weight", f"{stem}.lora_up.weight", f"{stem}.alpha"

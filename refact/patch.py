@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from . import lora, stash
 from .edits import Edit, slug
 from .errors import ModelError, PatchError
-from .families import FAMILIES, lora_keys, on_disk
+from .families import FAMILIES, lora_keys, named, on_disk
 from .lora import Factors
 from .record import (
     KEY,
@@ -240,6 +240,17 @@ class Patch:
         return Patch(factors, record)
 
     # -- in a file
+
+    def tensors(self, names: str | None = None, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+        """The tensors of a LoRA that does what this patch does, by name, as other programs take them in memory.
+
+        names: "kohya" or "diffusers"; by default what the family's files have, which ComfyUI's `load_lora` reads for
+        every family. Raises PatchError.
+        """
+        family = FAMILIES[self.record["family"]]
+        if names not in (None, "kohya", "diffusers"):
+            raise PatchError(f"names of a LoRA are 'kohya' or 'diffusers', not {names!r}")
+        return lora.tensors_of(self.factors, family if names is None else named(family, names), dtype)
 
     def save(self, path: str | Path, dtype: torch.dtype = torch.float32, compact: bool = False) -> None:
         """Write a LoRA that other programs load; the same patch gives the same bytes.

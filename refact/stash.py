@@ -6,7 +6,10 @@ Adding an update and subtracting it again does not give the weight back (roundin
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -42,10 +45,31 @@ def base_weight(linear: nn.Linear | nn.Embedding) -> Tensor:
     return linear.weight.detach() if stash is None else stash.base
 
 
+@contextmanager
+def lifted(parts: Mapping[str, Any]) -> Iterator[None]:
+    """Within the block modules have their weights as without any patch; then every patch is back, to the bit.
+
+    Raises PatchError where something else has changed a weight meanwhile.
+    """
+    patched = {name: part for name, part in parts.items() if hasattr(part, "_refact_stack")}
+    for name, part in patched.items():
+        check(part, name)
+    laid = [(part, part._refact_stack) for part in patched.values()]
+    try:
+        for part, stash in laid:
+            _put(part, stash.base)
+            del part._refact_stack
+        yield
+    finally:
+        for part, stash in laid:
+            part._refact_stack = stash
+            _write(part, stash)
+
+
 def check(linear: nn.Linear, site: str) -> None:
     """Raises PatchError where a weight cannot be changed and put back: offloaded, quantised, or written by others."""
     weight = linear.weight
-    if weight.is_meta or not weight.is_floating_point() or weight.element_size() < 2:
+    if weight.is_meta or not weight.is_floating_point() or (weight.element_size() < 2 and not _lent(linear)):
         held = "offloaded" if weight.is_meta else f"of type {weight.dtype}"
         raise PatchError(f"{site}: the weight is {held}; load the encoder in float32, float16 or bfloat16")
     stash = getattr(linear, "_refact_stack", None)
@@ -60,7 +84,7 @@ def push(linear: nn.Linear, owner: object, update: Update) -> None:
     """Add an update; the same patch may be there several times, each under its own owner."""
     stash = getattr(linear, "_refact_stack", None)
     if stash is None:
-        base = linear.weight.detach().clone()
+        base = linear.weight.detach() if _lent(linear) else linear.weight.detach().clone()
         stash = linear._refact_stack = Stash(base, _mark(base))  # type: ignore[assignment]
     stash.active[owner] = update
     _write(linear, stash)
@@ -79,12 +103,25 @@ def pop(linear: nn.Linear, owner: object) -> None:
 
 @torch.no_grad()
 def _write(linear: nn.Linear, stash: Stash) -> None:
-    weight = linear.weight
-    new = _sum(stash).to(weight.device)
+    new = _sum(stash).to(linear.weight.device)
     if stash.active and not torch.isfinite(new).all():
         raise PatchError(f"the patched weight is not finite in {stash.base.dtype}; use a smaller strength")
-    weight.copy_(new)
-    stash.mark = _mark(weight)
+    _put(linear, new)
+    stash.mark = _mark(linear.weight)
+
+
+def _put(linear: nn.Linear, new: Tensor) -> None:
+    weight = linear.weight
+    if _lent(linear):
+        weight.data = new
+        return
+    with torch.inference_mode() if weight.is_inference() else torch.no_grad():  # only there may such weights be written
+        weight.copy_(new)
+
+
+def _lent(linear: nn.Module) -> bool:
+    """Whether the weight is another program's (models/lent.py): ours then stands in its place, it is never written."""
+    return getattr(linear, "lent", False)
 
 
 def _sum(stash: Stash) -> Tensor:
@@ -95,7 +132,7 @@ def _sum(stash: Stash) -> Tensor:
     for update in sorted(stash.active.values(), key=lambda update: (update.digest, update.strength)):
         left, right = update.left.to(total), update.right.to(total)
         total = total + update.strength * (left @ right)
-    return total.to(stash.base.dtype)
+    return total.to(stash.base.dtype) if stash.base.element_size() > 1 else total
 
 
 def _mark(weight: Tensor) -> int:

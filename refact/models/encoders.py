@@ -19,6 +19,7 @@ from ..families import EncoderRow
 from ..stash import base_weight
 from .fingerprints import Fingerprint, plain_weights
 from .hooks import read
+from .lent import is_lent
 
 BATCH_TOKENS = 2048  # positions in one forward pass
 LEGACY_EOS = 2  # eos_token_id of the first published CLIP configs: transformers then pools at the highest id
@@ -77,7 +78,7 @@ class TextEncoder:
 
     @property
     def dtype(self) -> torch.dtype:
-        return base_weight(self.linear(0)).dtype
+        return torch.float32 if is_lent(self.linear(0)) else base_weight(self.linear(0)).dtype
 
     def linear(self, layer: int) -> nn.Linear:
         """The second matrix of a layer's MLP (fc2, T5: wo), from inside a PEFT wrapper if there is one."""
@@ -110,10 +111,12 @@ class TextEncoder:
         raise EditError(f"layer {layer} of {self.name} takes no edit ({why}); use 0 to {use.stop - 1}")
 
     def in_float32(self) -> TextEncoder:
-        """This encoder if it is float32, else a float32 copy of it."""
-        if all(weight.dtype == torch.float32 for weight in self.tower.parameters()):
+        """This encoder if it computes in float32, else a float32 copy of it; one that gradients can be taken through."""
+        plain = all(w.dtype == torch.float32 and not w.is_inference() for w in self.tower.parameters())
+        if plain or is_lent(self.linear(0)):
             return self
-        module = copy.deepcopy(self.module).float()
+        with torch.inference_mode(False):
+            module = copy.deepcopy(self.module).float()
         return TextEncoder(self.name, module, self.tokenizer, self.row, self.length)
 
     # -- words --------------------------------------------------------------------------------------------------------

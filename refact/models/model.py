@@ -40,7 +40,7 @@ class Model:
 
     encoders: by component name, the pipeline's own objects. defaults: refact.json of the model's folder (layer,
     default_steps, default_guidance, default_size, companion). companion: a CLIPModel or its folder, for targets
-    by picture.
+    by picture. progress: how an edit's covariance and search show that they go on, and may be cancelled (progress.py).
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class Model:
     ):
         self.name, self.family, self.encoders = name, family, encoders
         self.source, self._pipe, self._companion = source, pipe, companion
+        self.progress: Progress = plainly
         self.defaults: dict = source.json("refact.json") if source else {}
         self._fingerprint = Fingerprint()
 
@@ -141,6 +142,13 @@ class Model:
             return []
         names = [name for name, _ in self.pipe.unet.named_modules()]
         return [f"unet.{name}" for name in names if name.endswith((".attn2.to_k", ".attn2.to_v"))]
+
+    def modules(self) -> dict[str, nn.Module]:
+        """All that a patch may have changed in what is in memory, by paths that begin with the component."""
+        roots = {name: encoder.tower for name, encoder in self.encoders.items()}
+        if self._pipe is not None and (unet := self._pipe.components.get("unet")) is not None:
+            roots["unet"] = unet
+        return {f"{name}.{path}": part for name, root in roots.items() for path, part in root.named_modules()}
 
     # -- pictures as targets ------------------------------------------------------------------------------------------
 

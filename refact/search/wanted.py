@@ -47,7 +47,9 @@ def search(method: Any, model: Model, encoder: TextEncoder, layer: int, edits: S
         scale, how = scale_of(method, begun), search_of(method, edits)
         keys |= {at: k.double() for at, k in zip(group, begun.keys)}
         with frozen(encoder.module, read.projection):
-            parts.append(values.find(begun.suffix, read.of_states, compared, scale, encoder.width, how))
+            label = f"search in {encoder.name}, {len(these)} of {len(edits)} facts"
+            wanted = (begun.suffix, read.of_states, compared, scale, encoder.width, how)
+            parts.append(values.find(*wanted, progress=model.progress, label=label))
     order = [at for group in groups for at in group]
     found = values.Found.of_all(parts).at(sorted(range(len(order)), key=order.__getitem__))
     return Wanted([keys[at] for at in range(len(edits))], found.offsets.double(), found)

@@ -19,6 +19,7 @@ from .held import covariance_of
 from .loop import Written, one_layer
 
 
+@torch.inference_mode(False)  # gradients are taken, also where the caller has turned them off
 def alphaedit(method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[Patch] = ()) -> Patch:
     """One layer, along directions that hold `method.share` of the corpus's energy; earlier edits are held softly."""
 
