@@ -1,4 +1,4 @@
-"""What the nodes need of ComfyUI: a CLIP as a model that can be edited, a CLIP with a patch, progress and cancelling."""
+"""What the nodes need of ComfyUI: a CLIP as a model, a CLIP with a patch, progress and cancelling."""
 
 import hashlib
 import logging

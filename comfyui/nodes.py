@@ -66,7 +66,7 @@ class EditFact(io.ComfyNode):
                     default="",
                     multiline=True,
                     optional=True,
-                    placeholder="prompts that must stay, one a line",
+                    placeholder="prompts that must stay",
                 ),
                 _settings(),
             ],
@@ -105,7 +105,7 @@ class LoadPatch(io.ComfyNode):
             node_id="RefactLoadPatch",
             display_name="Load ReFACT Patch",
             category=CATEGORY,
-            description="Loads facts into the text encoder alone; it needs no model, and the file lies among the LoRAs.",
+            description="Loads facts into the text encoder alone; the file lies among the LoRAs.",
             inputs=[
                 io.Clip.Input("clip"),
                 io.Combo.Input("patch_name", options=folder_paths.get_filename_list("loras")),
@@ -156,7 +156,7 @@ class FactsFile(io.ComfyNode):
             node_id="RefactFactsFile",
             display_name="Facts File",
             category=CATEGORY,
-            description="A list of facts (facts.toml in ComfyUI's input folder). Only what changed in it is searched again.",
+            description="A list of facts in ComfyUI's input folder. Only what changed in it is searched again.",
             inputs=[io.Clip.Input("clip"), io.Combo.Input("file", options=files), _strength(), _settings()],
             outputs=[io.Clip.Output("clip_out", display_name="clip"), _report()],
         )

@@ -125,14 +125,16 @@ def _lent(linear: nn.Module) -> bool:
 
 
 def _sum(stash: Stash) -> Tensor:
-    """Base plus updates in the order of their digests, summed in float32 at least, in the base's dtype."""
+    """Base plus updates in the order of their digests, summed in float32 at least, in the base's dtype (eight bits: in
+    float32)."""
     if not stash.active:
         return stash.base
-    total = stash.base.to(torch.promote_types(stash.base.dtype, torch.float32))
+    eight_bits = stash.base.element_size() < 2  # lent: too coarse to hold an edit, and never written itself
+    total = stash.base.to(torch.float32 if eight_bits else torch.promote_types(stash.base.dtype, torch.float32))
     for update in sorted(stash.active.values(), key=lambda update: (update.digest, update.strength)):
         left, right = update.left.to(total), update.right.to(total)
         total = total + update.strength * (left @ right)
-    return total.to(stash.base.dtype) if stash.base.element_size() > 1 else total
+    return total if eight_bits else total.to(stash.base.dtype)
 
 
 def _mark(weight: Tensor) -> int:

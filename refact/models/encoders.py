@@ -111,7 +111,7 @@ class TextEncoder:
         raise EditError(f"layer {layer} of {self.name} takes no edit ({why}); use 0 to {use.stop - 1}")
 
     def in_float32(self) -> TextEncoder:
-        """This encoder if it computes in float32, else a float32 copy of it; one that gradients can be taken through."""
+        """This encoder if it computes in float32 and gradients can be taken through it, else such a copy of it."""
         plain = all(w.dtype == torch.float32 and not w.is_inference() for w in self.tower.parameters())
         if plain or is_lent(self.linear(0)):
             return self

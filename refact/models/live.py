@@ -279,8 +279,7 @@ def _tokenizer(given: Any, row: EncoderRow, family: Family, name: str) -> Any:
 def _read_tokenizer(folder: Any, name: str) -> Any:
     from transformers.models.clip import CLIPTokenizer
 
-    try:
-        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"{name}: {folder!r} is no folder of a CLIP tokenizer: {reason}") from None
+    held = {path.name for path in Path(folder).glob("*")}  # transformers makes an empty tokenizer of an empty folder
+    if "tokenizer.json" not in held and not {"vocab.json", "merges.txt"} <= held:
+        raise ModelError(f"{name}: {folder} holds no CLIP tokenizer: neither tokenizer.json nor vocab.json, merges.txt")
+    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)

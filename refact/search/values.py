@@ -100,7 +100,8 @@ def find(
 
     Every edit stops for itself, once its target's probability passes `search.stop` (contrastive), or once it has come
     `search.reach` of the way from source to target (direct); the others go on. `suffix` maps offsets to states,
-    `features` states to what the candidates are made of. An exception that `progress` raises ends the search. Weight decay is the authors' term, decay * ||d|| / ||v0||^2.
+    `features` states to what the candidates are made of. Weight decay is the authors' term, decay * ||d|| / ||v0||^2.
+    progress: sees each step; an exception that it raises ends the search.
     """
     count, device = len(scale.norms), scale.norms.device
     offsets = torch.zeros(count, width, device=device)
