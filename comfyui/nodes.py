@@ -31,13 +31,18 @@ def _settings():
         default="",
         multiline=True,
         optional=True,
-        placeholder="layer = 9",
+        placeholder="Settings of the method, one a line: layer = 9",
         tooltip="Settings of the method, one a line, such as layer = 9 (refact edit --help lists them).",
     )
 
 
 def _report():
     return io.String.Output("report", display_name="report", tooltip="What became of the facts, in words.")
+
+
+def _done(clip, report):
+    """The outputs; the report is shown on the node too."""
+    return io.NodeOutput(clip, report, ui=ui.PreviewText(report))
 
 
 class EditFact(io.ComfyNode):
@@ -59,14 +64,18 @@ class EditFact(io.ComfyNode):
                 _strength(),
                 io.String.Input("subject", default="", optional=True, tooltip="The words of the prompt that carry it."),
                 io.String.Input(
-                    "aliases", default="", multiline=True, optional=True, placeholder="other wordings, one a line"
+                    "aliases",
+                    default="",
+                    multiline=True,
+                    optional=True,
+                    placeholder="Other wordings of the subject, one a line",
                 ),
                 io.String.Input(
                     "preserve",
                     default="",
                     multiline=True,
                     optional=True,
-                    placeholder="prompts that must stay",
+                    placeholder="Prompts that must stay as they are, one a line",
                 ),
                 _settings(),
             ],
@@ -92,7 +101,7 @@ class EditFact(io.ComfyNode):
             progress=model.progress,
             kept=host.kept(),
         )
-        return io.NodeOutput(host.patched(clip, patch, strength), host.told(model, patch, strength))
+        return _done(host.patched(clip, patch, strength), host.told(model, patch, strength))
 
 
 class LoadPatch(io.ComfyNode):
@@ -136,12 +145,11 @@ class LoadPatch(io.ComfyNode):
         for name in host.lines_of(off):
             patch = patch.without(name)
         if not patch.factors:
-            return io.NodeOutput(clip, "every fact is switched off")
+            return _done(clip, "every fact is switched off")
         if not any_checkpoint:
             host.check_made_for(clip, patch)
-        return io.NodeOutput(
-            host.patched(clip, patch, strength), f"{len(patch.names)} of {len(whole.names)} facts are on"
-        )
+        report = f"{len(patch.names)} of {len(whole.names)} facts are on: {', '.join(patch.names)}"
+        return _done(host.patched(clip, patch, strength), report)
 
 
 class FactsFile(io.ComfyNode):
@@ -180,7 +188,7 @@ class FactsFile(io.ComfyNode):
         )
         patch.save(before)
         report = f"{len(patch.names)} facts, {len(searched)} of them searched for\n{host.told(model, patch, strength)}"
-        return io.NodeOutput(host.patched(clip, patch, strength), report)
+        return _done(host.patched(clip, patch, strength), report)
 
 
 class SavePatch(io.ComfyNode):
@@ -212,7 +220,8 @@ class SavePatch(io.ComfyNode):
         )
         path = os.path.join(folder, f"{name}_{counter:05}_.safetensors")
         refact.merge(facts).save(path)
-        return io.NodeOutput(ui=ui.PreviewText(path))
+        shown = os.path.relpath(path, folder_paths.get_output_directory())
+        return io.NodeOutput(ui=ui.PreviewText(f"{shown} in ComfyUI's output folder"))
 
 
 NODES = (EditFact, LoadPatch, FactsFile, SavePatch)

@@ -32,7 +32,7 @@ def published(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def openclip(module: nn.Module) -> dict[str, torch.Tensor]:
-    """The weights under OpenCLIP's names, restated: one matrix for queries, keys and values, a transposed projection."""
+    """The weights under OpenCLIP's names, restated: queries, keys and values in one, the projection transposed."""
     weights = {key.removeprefix("text_model."): tensor for key, tensor in published(module).items()}
     named = {
         "token_embedding.weight": weights["embeddings.token_embedding.weight"],
@@ -267,8 +267,8 @@ def test_a_kept_patch_is_not_searched_again(tmp_path) -> None:
     assert made().digest == first.digest
     assert not steps
     other = refact.Edit("the king of germany", old="obama", new="trump")
-    for change in ({"edit": replace(EDIT, new="biden")}, {"method": replace(QUICK, layer=2)}, {"edit": other, "onto": [first]},
-                   {"edit": other}):  # fmt: skip
+    deeper, changed = replace(QUICK, layer=2), replace(EDIT, new="biden")
+    for change in ({"edit": changed}, {"method": deeper}, {"edit": other, "onto": [first]}, {"edit": other}):
         made(**change)
         assert steps, change
 
