@@ -1,4 +1,4 @@
-"""The node pack: by a stand-in of what it calls (comfy_interface.py), and in ComfyUI itself where a checkout is given."""
+"""The node pack, by a stand-in of what it calls of ComfyUI (comfy_interface.py). The real one: test_comfyui_real.py."""
 
 from __future__ import annotations
 
