@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SHELL := /bin/bash
 
-.PHONY: help venv demo test slow check format bench pocket clean
+.PHONY: help venv demo test slow check format bench docs wheel pocket clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -23,7 +23,7 @@ test: venv  ## the tests (no network, no GPU, minutes)
 	$(BIN)/python -m pytest -m 'not slow'
 
 slow: venv  ## the slow tier: kills, clusters, benchmarks
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray,docs,build]'
 	$(BIN)/python -m pytest -m slow
 
 check: venv  ## format, lint, types, tests
@@ -39,8 +39,17 @@ format: venv  ## format and fix what can be fixed
 bench: venv  ## seconds, memory and ratios: benchmarks/
 	$(BIN)/python -m benchmarks
 
+docs: venv  ## the documentation as a site: build/site/index.html
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+wheel: venv  ## the package as a wheel: dist/
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[build]'
+	rm -rf build/lib build/bdist.*
+	$(BIN)/python -m build --wheel --no-isolation
+
 pocket: venv  ## train the bundled model again (hours)
 	$(BIN)/python -m pocket
 
 clean:
-	rm -rf .venv demo build *.egg-info
+	rm -rf .venv demo build dist *.egg-info

@@ -25,8 +25,9 @@ _HOMES = {  # names are imported when first used, so that `import refact` costs 
     "DataError": "errors",
     "Model": "models.model",
     "load": "models.model",
-    "from_state_dict": "models.live",
-    "from_modules": "models.live",
+    "from_state_dict": "live",
+    "from_modules": "live",
+    "save_adapter": "models.adapter",
     "Patch": "patch",
     "merge": "patch",
     "bake": "patch",
@@ -40,6 +41,7 @@ _HOMES = {  # names are imported when first used, so that `import refact` costs 
     "AlphaEdit": "methods.alphaedit",
     "TIME": "methods.crossattention",
     "UCE": "methods.crossattention",
+    "Entrance": "methods.entrance",
     "FineTune": "methods.finetune",
     "EmbEdit": "methods.finetune",
     "METHODS": "methods.registry",
@@ -52,8 +54,9 @@ if TYPE_CHECKING:
     from .editing import edit as edit
     from .edits import Edit as Edit
     from .edits import read_edits as read_edits
-    from .models.live import from_modules as from_modules
-    from .models.live import from_state_dict as from_state_dict
+    from .live import from_modules as from_modules
+    from .live import from_state_dict as from_state_dict
+    from .models.adapter import save_adapter as save_adapter
     from .models.model import Model as Model
     from .models.model import load as load
     from .patch import Patch as Patch

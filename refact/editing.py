@@ -1,23 +1,30 @@
-"""refact.edit: facts in, a patch out."""
+"""refact.edit: facts in, a patch out; tried in several ways where a fact does not hold at once."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from . import __version__
+from .aliases import propose_aliases
 from .edits import Edit, distinct
+from .errors import RefactError
+from .methods.contexts import CONTEXTS, PAPER_CONTEXTS
 from .methods.refact import ReFACT
 from .models.covariance import corpus_label
 from .models.model import Model, load
 from .patch import Patch
 from .progress import Progress, plainly
 from .stash import lifted
+from .verification import unseen, verify
+
+STEPS = 100  # of a search that a search of fewer steps is repeated with, at least (paper)
 
 
 def edit(
@@ -25,27 +32,40 @@ def edit(
     edits: Edit | Sequence[Edit],
     method: Any = None,
     onto: Sequence[Patch] = (),
+    until_holds: bool = False,
     progress: Progress = plainly,
     kept: str | Path | None = None,
 ) -> Patch:
     """The patch that makes the edits true, by `method` (default `ReFACT()`); the model itself is left as it is.
 
-    model: a `Model`, a live diffusers pipeline, or a name or path that `load` takes. It is edited as it is without
-    patches: those that are active in it are lifted meanwhile; name them in `onto`, and their facts stay. progress:
-    wraps the loops of the covariance and of the search; an exception that it raises cancels the edit. kept: a folder
-    of patches, where this one is looked up by all that it depends on, and left otherwise; targets by picture are not.
+    model: a `Model`, a live diffusers pipeline, or a name or path that `load` takes. Patches that are active in its text
+    encoders are lifted while the edit is made; name them in `onto`, and their facts stay. until_holds: where a fact
+    does not hold on the text side, other settings are tried one after another on this very model, and the best patch
+    is kept; its record tells what was tried. progress: shows the loops of the statistics and of the search, and the
+    ways that are tried, which on a large model can take minutes, for other layers need statistics of their own; an
+    exception that it raises cancels the edit. kept: a folder of patches, in which this one is looked up by all that it
+    depends on, and left otherwise; targets by picture are not. Raises EditError where an edit cannot be made with the
+    settings asked for.
     """
     method = method or ReFACT()
     ready = model if isinstance(model, Model) else load(model, encoders=getattr(method, "encoders", None) or None)
     wanted = [edits] if isinstance(edits, Edit) else list(edits)
-    with lifted(ready.modules()), _showing(ready, progress):
-        file = _file(kept, ready, wanted, method, onto)
+    with lifted(_modules(ready)), _showing(ready, progress):
+        file = _file(kept, ready, wanted, method, onto, until_holds)
         if file is not None and file.is_file():
             return Patch.load(file)
         patch = method(ready, wanted, onto)
+        if until_holds and not unseen(patch):
+            patch = _climbed(ready, wanted, method, onto, patch, progress)
     if file is not None:
         patch.save(file)
     return patch
+
+
+def _modules(model: Model) -> dict[str, Any]:
+    """What is in the text encoders, by paths that begin with the component."""
+    towers = {name: encoder.tower for name, encoder in model.encoders.items()}
+    return {f"{name}.{path}": part for name, tower in towers.items() for path, part in tower.named_modules()}
 
 
 @contextmanager
@@ -59,7 +79,9 @@ def _showing(model: Model, progress: Progress) -> Iterator[None]:
         model.progress = before
 
 
-def _file(kept: str | Path | None, model: Model, edits: list[Edit], method: Any, onto: Sequence[Patch]) -> Path | None:
+def _file(
+    kept: str | Path | None, model: Model, edits: list[Edit], method: Any, onto: Sequence[Patch], until_holds: bool
+) -> Path | None:
     """Where a patch is kept: its name is a hash of the weights, the facts, the settings and the version."""
     if kept is None or any(edit.targets_images for edit in edits):
         return None
@@ -67,10 +89,94 @@ def _file(kept: str | Path | None, model: Model, edits: list[Edit], method: Any,
         "refact": __version__,
         "family": model.family.name,
         "model": [model.name, model.fingerprints()],
-        "method": [type(method).__name__, asdict(method)],
+        "method": [type(method).__name__, dataclasses.asdict(method), until_holds],
         "corpus": corpus_label(getattr(method, "corpus", "") or model.corpus),
         "edits": [edit.to_json() for edit in distinct(edits)],
         "onto": [patch.digest for patch in onto],
     }
     name = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
     return Path(kept) / f"{name[:32]}.safetensors"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How well a patch's facts hold on the text side, in prompts that no search has seen; compared in this order."""
+
+    holds: float  # the share of facts that hold
+    generality: float  # the share of unseen contexts and wordings in which they do, mean over the facts
+    toward: float  # how much of the way to the target the prompts went, at most all of it, mean over the facts
+
+    @classmethod
+    def of(cls, model: Model, patch: Patch) -> Standing:
+        """The standing of a patch on this model."""
+        facts = verify(model, patch)
+        rows = [(float(fact.holds), fact.generality, min(fact.toward, 1.0)) for fact in facts]
+        return cls(*(sum(column) / len(rows) for column in zip(*rows)))
+
+    @property
+    def key(self) -> tuple[float, float, float]:
+        return self.holds, self.generality, self.toward
+
+
+def _climbed(
+    model: Model, edits: list[Edit], method: Any, onto: Sequence[Patch], first: Patch, progress: Progress
+) -> Patch:
+    """The first patch on the ladder whose facts all hold, else the best; each rung changes the best way so far."""
+    best, standing = first, Standing.of(model, first)
+    if standing.holds == 1:
+        return first
+    tried: list[dict[str, Any]] = [{"rung": "as asked", **dataclasses.asdict(standing)}]
+    chosen, rungs = 0, ladder(model, method)
+    for name, changes in progress(rungs, "other settings", len(rungs)):
+        other, told = (method, reworded(edits)) if changes is None else (_changed(method, changes), edits)
+        if (other, told) == (method, edits):
+            continue
+        try:
+            patch = other(model, told, onto)
+        except RefactError as error:
+            tried.append({"rung": name, "refused": str(error)})
+            continue
+        found = Standing.of(model, patch)
+        tried.append({"rung": name, **dataclasses.asdict(found)})
+        if found.key > standing.key:
+            best, standing, method, edits, chosen = patch, found, other, told, len(tried) - 1
+        if standing.holds == 1:
+            break
+    return dataclasses.replace(best, record=best.record | {"ladder": {"tried": tried, "chosen": chosen}})
+
+
+Rung = tuple[str, dict[str, Any] | None]  # what it is called, and the settings it changes; None: other wordings
+
+
+def ladder(model: Model, method: Any) -> list[Rung]:
+    """What is tried where a fact does not hold, the cheapest first."""
+    contexts = tuple(dict.fromkeys((*CONTEXTS, *PAPER_CONTEXTS)))
+    other = "direct" if getattr(method, "objective", "") == "contrastive" else "contrastive"
+    steps = max(STEPS, 2 * getattr(method, "max_steps", 0))
+    return [
+        ("the whole way, in more steps", {"reach": 1.0, "max_steps": steps}),
+        (f"the {other} objective", {"objective": other}),
+        ("what the generator is sent is compared", {"embedding": "conditioning"}),
+        (f"{len(contexts)} contexts", {"templates": contexts, "contexts": len(contexts)}),
+        *((f"layer {layer}", {"layer": layer}) for layer in _layers(model, method)),
+        ("other wordings by pattern", None),
+    ]
+
+
+def reworded(edits: Sequence[Edit]) -> list[Edit]:
+    """The edits with the other wordings that `propose_aliases` knows by pattern."""
+    return [dataclasses.replace(e, aliases=tuple(dict.fromkeys(e.aliases + propose_aliases(e.words)))) for e in edits]
+
+
+def _changed(method: Any, changes: dict[str, Any]) -> Any:
+    """The method with other settings; as it is where it lacks one of them."""
+    known = {field.name for field in dataclasses.fields(method)}
+    return dataclasses.replace(method, **changes) if changes.keys() <= known else method
+
+
+def _layers(model: Model, method: Any) -> list[int]:
+    """Two lower layers, where a search finds more of the encoder above it: half as high, and the first."""
+    count = min(encoder.n_layers for encoder in model.encoders.values())
+    usual = model.defaults.get("layer", round(count * 7 / 12))
+    here = usual if getattr(method, "layer", None) is None else method.layer
+    return [layer for layer in dict.fromkeys((here // 2, 0)) if layer < here]

@@ -7,10 +7,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -39,6 +36,9 @@ from .record import (
     record_of,
     rows_of,
 )
+from .trust import disk
+
+STRONGEST = 1e12  # a strength beyond it is a mistake
 
 
 @dataclass(eq=False)
@@ -55,12 +55,13 @@ class Handle:
         A second call does nothing. Raises PatchError where something else has changed a weight meanwhile; force puts
         the stashed weight back all the same.
         """
-        if not force:
-            for site, linear in self.linears.items():
-                stash.check(linear, site)
-        for linear in self.linears.values():
-            stash.pop(linear, self.owner)
-        self.linears = {}
+        with stash.LOCK:
+            if not force:
+                for site, linear in self.linears.items():
+                    stash.check(linear, site)
+            for linear in self.linears.values():
+                stash.pop(linear, self.owner)
+            self.linears = {}
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no plain equality; compare digests
@@ -110,8 +111,11 @@ class Patch:
 
         force: also where the patch was made for another model; the handle says what differed. Shapes must fit.
         """
-        if not math.isfinite(strength):
-            raise PatchError(f"a strength is a finite number, not {strength}")
+        check_strength(strength)
+        with stash.LOCK:  # no other thread's patch may come while the unpatched weights are looked at
+            return self._apply(model, strength, force)
+
+    def _apply(self, model: Any, strength: float, force: bool) -> Handle:
         linears = {site: self._linear(model, site) for site in self.factors}
         mismatch = self.mismatch(model)
         if mismatch and not force:
@@ -183,8 +187,8 @@ class Patch:
         """The patch with its edits weakened or strengthened: all by one number, or some by name."""
         wanted = strengths if isinstance(strengths, Mapping) else dict.fromkeys(self.names, strengths)
         for name, strength in wanted.items():
-            if not math.isfinite(strength) or not self._known(name):
-                raise PatchError(f"a strength is a finite number, not {strength} of {name!r}")
+            check_strength(strength)
+            self._known(name)
         scales = {site: torch.full((len(right),), torch.nan) for site, (_, right) in self.factors.items()}
         record = changed(self.record)
         for part in parts_of(record):
@@ -264,7 +268,7 @@ class Patch:
         for name, tensor in tensors.items():
             if not torch.isfinite(tensor).all():
                 raise PatchError(f"{name} is too large for {dtype}; save it in float32")
-        lora.write(Path(path), lora.file_bytes(tensors, lora.metadata_of(patch.record, tensors)))
+        disk.write(path, lora.file_bytes(tensors, lora.metadata_of(patch.record, tensors)))
 
     @classmethod
     def load(cls, path: str | Path) -> Patch:
@@ -274,6 +278,12 @@ class Patch:
         factors = lora.factors_of(tensors, record["family"], str(path))
         _check_names(factors, header, record, str(path))
         return cls({site: _trimmed(pair, rows_of(record, site)) for site, pair in factors.items()}, record)
+
+
+def check_strength(strength: float | int) -> None:
+    """Raises PatchError for what is no finite number of a size that makes sense."""
+    if isinstance(strength, bool) or not isinstance(strength, (int, float)) or not abs(strength) <= STRONGEST:
+        raise PatchError(f"a strength is a finite number from -{STRONGEST:g} to {STRONGEST:g}, not {strength!r:.50}")
 
 
 def _trimmed(pair: tuple[Tensor, Tensor], owned: set[int]) -> tuple[Tensor, Tensor]:
@@ -306,10 +316,15 @@ def merge(patches: Sequence[Patch]) -> Patch:
     for patch in patches:
         for site, pair in patch.factors.items():
             pairs.setdefault(site, []).append(pair)
+    ranks = [{site: len(right) for site, (_, right) in patch.factors.items()} for patch in patches]
+    for site, found in pairs.items():
+        shapes = {(len(left), right.shape[1]) for left, right in found}
+        if len(shapes) > 1:
+            said = " and ".join(f"{d_out} by {d_in}" for d_out, d_in in sorted(shapes))
+            raise PatchError(f"{site} is a matrix of {said} in these patches: they are for different models")
+    record = merged([patch.record for patch in patches], ranks)
     lefts = {site: torch.cat([left for left, _ in found], dim=1) for site, found in pairs.items()}
     rights = {site: torch.cat([right for _, right in found]) for site, found in pairs.items()}
-    ranks = [{site: len(right) for site, (_, right) in patch.factors.items()} for patch in patches]
-    record = merged([patch.record for patch in patches], ranks)
     return Patch({site: (lefts[site], rights[site]) for site in pairs}, record)
 
 
@@ -352,19 +367,15 @@ def bake(model: Any, patches: Sequence[Patch], folder: str | Path) -> None:
         raise PatchError(f"{folder} is there already; give a folder that is new or empty")
     if wrapped := [name for name, part in pipe.components.items() if getattr(part, "peft_config", None)]:
         raise PatchError(f"{', '.join(wrapped)} of {model.name} have LoRAs loaded; fuse or unload them first")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
-        with ExitStack() as active:
+        with disk.folder(folder) as partial, ExitStack() as active:
             for patch in patches:
                 active.enter_context(patch.applied(model))
             pipe.save_pretrained(partial, safe_serialization=True)
-        for file in partial.glob("text_encoder*/*.safetensors*"):
-            _rename_weights(file)
-        partial.chmod(0o755)
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            for file in partial.glob("text_encoder*/*.safetensors*"):
+                _rename_weights(file)
+    except SafetensorError as error:  # what a full disk is called where Rust writes
+        raise PatchError(f"{folder} cannot be written: {error}") from None
 
 
 def _rename_weights(file: Path) -> None:

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .edits import Edit, distinct
-from .errors import PatchError
+from .errors import PatchError, RefactError
 from .methods.refact import ReFACT
 from .models.encoders import TextEncoder
 from .models.model import Model
@@ -64,7 +64,10 @@ def method_of(patches: Sequence[Patch]) -> ReFACT:
     if differing:
         raise PatchError(f"these patches were written with different settings: {', '.join(differing)}")
     settings: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in forms[0].items() if n in fields}
-    return ReFACT(**settings)
+    try:
+        return ReFACT(**settings)
+    except RefactError as error:
+        raise PatchError(f"the settings in the record are none of ReFACT: {error}") from None
 
 
 def known_of(model: Model, patch: Patch) -> list[Known]:
@@ -82,6 +85,7 @@ def known_of(model: Model, patch: Patch) -> list[Known]:
 def _known(model: Model, patch: Patch, how: ReFACT, edit: Edit, sites: dict) -> Known:
     offsets = {}
     for site, log in sites.items():
+        _check_site(model, patch, site, log["layer"])
         left, right = (factor.double() for factor in patch.factors[site])
         (row, stop), strength = log["rows"], log.get("strength", 1.0)
         written = log.get("share", 0.0 if how.ridge or log.get("crowded") else 1.0)  # exactly: all of it
@@ -92,7 +96,21 @@ def _known(model: Model, patch: Patch, how: ReFACT, edit: Edit, sites: dict) -> 
         keys = keys_of(_encoder(model, site), log["layer"], edit, templates_of(how))
         share = float((keys @ right[row]).mean())  # balancing the factors has moved it
         offsets[site] = left[:, row] * share / written / strength
+        if not offsets[site].float().isfinite().all():
+            raise PatchError(
+                f"what is recorded of {edit.name!r} at {site} does not give a finite change: make it again"
+            )
     return Known(edit, offsets, sites, strength)  # which is the same at every site
+
+
+def _check_site(model: Model, patch: Patch, site: str, layer: int) -> None:
+    """Raises PatchError where a site is not that of this layer of an encoder in memory, or its factors do not fit."""
+    encoder = model.encoders.get(site.partition(".")[0])
+    if encoder is None or layer >= encoder.n_layers or encoder.site(layer) != site:
+        raise PatchError(f"{model.name} has no text encoder in memory whose layer {layer} is {site}")
+    linear, (left, right) = encoder.linear(layer), patch.factors[site]
+    if (linear.out_features, linear.in_features) != (len(left), right.shape[1]):
+        raise PatchError(f"{site} of {model.name} is no matrix of {len(left)} by {right.shape[1]}, as the patch has it")
 
 
 def _encoder(model: Model, site: str) -> TextEncoder:

@@ -17,7 +17,7 @@ from refact.edits import Edit
 from refact.errors import DataError, RefactError
 from refact.evidence import bench as benchmark
 from refact.evidence import results
-from refact.evidence.cases import Case, Probe, read_cases
+from refact.evidence.cases import Case, Probe, probes_of, read_cases
 
 METHODS = {"baseline": None, "oracle": None, "swap": pretend.Swap(), "fails": pretend.Fails()}
 PLACES = ("on grass", "in water", "on sand")
@@ -59,7 +59,7 @@ def test_unedited_pictures_are_made_once_and_shared(tmp_path) -> None:
     model = pretend.PretendModel()
     run(tmp_path / "run", model, CASES[:1])
     unedited = [prompt for prompt, swaps in model.made if not swaps]
-    probes = benchmark.probes_of(CASES[0])
+    probes = probes_of(CASES[0])
     asked = [{p.prompt for p in probes}, {p.oracle for p in probes[: 1 + len(CASES[0].positives)]}]
     assert sorted(unedited) == sorted([*asked[0], *asked[1]])
     form = read(tmp_path / "run", CASES[0])["scores"]

@@ -16,7 +16,7 @@ import refact
 from refact.errors import EditError
 from refact.methods.registry import MEMIT, METHODS, TIME, UCE, AlphaEdit, EmbEdit, FineTune, ReFACT, method
 from refact.models import covariance
-from refact.search import suffix
+from refact.search import suffix, trie
 from refact.search.readings import Reading, reading
 from refact.search.sentences import sentences_of, wordings
 from refact.search.wanted import frozen, search
@@ -252,7 +252,7 @@ def test_a_patch_of_the_unet_has_no_text_side(model):
 
 def test_edits_are_searched_with_their_like_and_come_back_in_order(model, encoder):
     sizes = [5, 40, 6, 41, 5, 90]
-    groups = suffix.grouped(sizes, 2)
+    groups = trie.grouped(sizes, 2)
     assert sorted(at for group in groups for at in group) == list(range(6))
     for group in groups:
         assert len(group) <= 2
@@ -295,7 +295,7 @@ def test_a_live_pipeline_is_taken_as_it_is():
 
 def test_methods_are_found_by_name():
     assert method("refact:paper", layer=3).weight_decay == 0.1
-    assert set(METHODS) == {"refact", "memit", "alphaedit", "time", "uce", "finetune", "embedit"}
+    assert set(METHODS) == {"refact", "memit", "alphaedit", "time", "uce", "entrance", "finetune", "embedit"}
     assert method("refact:many:layer=0") == ReFACT.many(layer=0) == ReFACT(layer=0, weight_decay=0.1, reach=1.0)
     assert method("refact:paper:layer=5:objective=direct") == ReFACT.paper(layer=5, objective="direct")
     assert method("uce:strength=2.5") == UCE(strength=2.5)

@@ -3,29 +3,56 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..errors import RefactError
-from .app import AsJson, Device, Dtype, ModelName, Patches, Quiet, app, check_output, open_model, patches_of, say
+from ..errors import RefactError, counted, quoted, shown
+from .app import (
+    AsJson,
+    Device,
+    Dtype,
+    ModelName,
+    Patches,
+    Quiet,
+    app,
+    check_output,
+    open_model,
+    patches_of,
+    say,
+    tell_json,
+)
 
 
 @app.command()
 def show(
     file: Annotated[Path, typer.Argument(help="The patch.")],
+    check: Annotated[
+        list[Path] | None, typer.Option(help="A public key that is trusted; may be repeated. Exit 2 if none signed it.")
+    ] = None,
+    cite: Annotated[
+        bool, typer.Option("--cite", help="Print BibTeX of what made the patch, and nothing else.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """What a patch changes, and the exact lines to use it in diffusers, ComfyUI and A1111.
+    """Print what a patch changes, and the exact lines that use it in diffusers, ComfyUI and A1111.
 
-    Example: refact show canada.safetensors
+    Example: refact show canada.safetensors --check team.key.pub
     """
+    from ..methods import citations
     from ..record import describe, read_record, usage
 
     record = read_record(file)
-    typer.echo(json.dumps(record, indent=1) if as_json else f"{describe(file, record)}\n\n{usage(file, record)}")
+    if cite:
+        say(False, citations.cite(record))
+        return
+    if check:
+        from ..trust import signatures
+
+        signer = signatures.check(file.read_bytes(), check, str(file))
+        say(as_json, f"signed by {signer}, and unchanged since")
+    tell_json(record) if as_json else say(False, describe(file, record), "", usage(file, record))
 
 
 @app.command("import")
@@ -41,9 +68,10 @@ def import_(
     """
     from ..patch import from_lora
 
+    check_output(output)
     patch = from_lora(file, family=family)
     patch.save(output)
-    say(quiet, f"{output}: {', '.join(patch.factors)}")
+    say(quiet, f"{shown(output)}: {', '.join(map(shown, patch.factors))}")
 
 
 @app.command()
@@ -63,7 +91,7 @@ def bake(
 
     loaded = patches_of(patch or [])
     bake_patches(open_model(model, device, dtype), [one.scaled(s) if s != 1 else one for one, s in loaded], output)
-    say(quiet, f"{output}: a pipeline with {sum(len(one.names) for one, _ in loaded)} facts changed")
+    say(quiet, f"{shown(output)}: a pipeline with {counted(sum(len(one.names) for one, _ in loaded), 'fact')} changed")
 
 
 @app.command()
@@ -87,7 +115,9 @@ def merge(
     patches = [Patch.load(file) for file in files]
     facts = [(edit.prompt, str(edit.new)) for patch in patches for edit in patch.edits]
     if twice := [fact for fact in facts if facts.count(fact) > 1]:
-        raise RefactError(f"{twice[0][0]!r} -> {twice[0][1]!r} is in several of them: merged, it would be made twice")
+        raise RefactError(
+            f"{quoted(twice[0][0])} -> {quoted(twice[0][1])} is in several: merged, it would be made twice"
+        )
     if solve:
         from ..stores import solve_jointly
 
@@ -95,7 +125,7 @@ def merge(
     else:
         merged = merge_patches(patches)
     merged.save(output)
-    say(quiet, f"{output}: {len(merged.names)} facts, {output.stat().st_size / 1024:.0f} KB")
+    say(quiet, f"{shown(output)}: {counted(len(merged.names), 'fact')}, {output.stat().st_size / 1024:.0f} KB")
 
 
 @app.command()
@@ -118,8 +148,8 @@ def conflicts(
 
     found = between(open_model(model), [Patch.load(file) for file in files], overlap, harm)
     if as_json:
-        typer.echo(json.dumps([dataclasses.asdict(conflict) for conflict in found], indent=1))
+        tell_json([dataclasses.asdict(conflict) for conflict in found])
     else:
-        say(quiet, *map(str, found), f"{len(found)} conflict(s)")
+        say(quiet, *map(str, found), counted(len(found), "conflict"))
     if found:
         raise typer.Exit(3)

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ..errors import RefactError, quoted
 from ..methods.registry import method
+from ..trust import limits
 from .app import (
     AsJson,
     Autocast,
     JudgedBy,
+    Limit,
     ModelName,
+    NamesFile,
     Quiet,
     app,
     bar,
+    numbers_of,
     open_model,
     parameters_of,
     say,
     seeds_of,
     signed,
+    tell_json,
 )
-from .measure import judge_of, tell_scores
+from .measure import judge_of, names_of, tell_scores
 
 study = typer.Typer(help="Layers, thresholds, sequences, probes, scale: one command each.", no_args_is_help=True)
 app.add_typer(study, name="study")
@@ -34,13 +39,13 @@ Data = Annotated[str, typer.Argument(help="pocket-road, pocket-timed, or a csv i
 Out = Annotated[Path, typer.Option(help="The study's folder; what is in it already is not done again.")]
 By = Annotated[str, typer.Option("--method", help="The method that is studied.")]
 Given = Annotated[str, typer.Option(help="Seeds, like 0-24.")]
-Limit = Annotated[int | None, typer.Option(help="Only so many cases.")]
 
 
 def _shared(
     model: ModelName = "pocket",
     seeds: Given = "0-4",
     judge: JudgedBy = None,
+    names: NamesFile = None,
     limit: Limit = None,
     autocast: Autocast = None,
     quiet: Quiet = False,
@@ -59,6 +64,7 @@ def scored(command: Callable) -> Callable:
         common = {p.name: given.pop(p.name) for p in shared}
         judge, hush = judge_of(common["judge"], common["model"]), common["quiet"] or common["as_json"]
         options = {"judge": judge, "seeds": seeds_of(common["seeds"]), "progress": bar(hush)}
+        options["names"] = names_of(common["names"])
         options |= {name: common[name] for name in ("limit", "autocast")}
         command(**given, ready=open_model(common["model"]), options=options)
         tell_scores(given["out"], judge, common["quiet"], common["as_json"])
@@ -120,7 +126,7 @@ def thresholds(
     from ..studies import variants
 
     chosen = method(by, objective="contrastive")  # whose early stop this is
-    variants.thresholds(data, ready, chosen, out, [float(v) for v in values.split(",")], **options)
+    variants.thresholds(data, ready, chosen, out, numbers_of(values), **options)
 
 
 @scored
@@ -150,8 +156,8 @@ def variants(
 def sequence(
     data: Data,
     out: Out,
-    every: Annotated[int, typer.Option(help="Score after so many edits.")] = 10,
-    orders: Annotated[int, typer.Option(help="How many permutations.")] = 3,
+    every: Annotated[int, typer.Option(min=1, help="Score after so many edits.")] = 10,
+    orders: Annotated[int, typer.Option(min=1, max=1000, help="How many permutations.")] = 3,
     hold: Annotated[bool, typer.Option(help="Hold earlier facts; --no-hold is the paper's way.")] = True,
     by: By = "refact",
     *,
@@ -232,7 +238,7 @@ def trace(
     found = traced(encoder, prompt, source, other, subject, part)
     if as_json:
         numbers = {"effect": found.effect.tolist(), "clean": found.clean, "corrupted": found.corrupted}
-        typer.echo(json.dumps(numbers | {"tokens": found.tokens}, indent=1))
+        tell_json(numbers | {"tokens": found.tokens})
         return
     typer.echo(f"p({source!r}) {found.clean:.3f}, with noise {found.corrupted:.3f}; share brought back:")
     words = [word.removesuffix("</w>")[:9] for word in found.tokens]
@@ -266,7 +272,7 @@ def scale(
     from ..evidence.judge import load_judge
     from ..studies import scaling
 
-    ready, numbers, own = open_model(model), _numbers(counts), model == "pocket"
+    ready, numbers, own = open_model(model), _counts(counts), model == "pocket"
     facts = scaling.roles(pocket.world(), told=aliases) if own else scaling.phrases(max(numbers))
     untouched = scaling.things(pocket.world()) if own else ()
     others = scaling.reworded(pocket.world(), facts) if own else ()
@@ -276,7 +282,7 @@ def scale(
     about: dict[str, Any] = {"others": others, "untouched": untouched, "ways": hows}
     how: dict[str, Any] = {"judge": looking, "autocast": autocast, "keep": keep, "progress": shown}
     rows = scaling.scale(ready, facts, numbers, chosen, out, **about, **how)
-    typer.echo(json.dumps([asdict(r) for r in rows], indent=1)) if as_json else say(quiet, scaling.markdown(rows))
+    tell_json([asdict(r) for r in rows]) if as_json else say(quiet, scaling.markdown(rows))
 
 
 @study.command()
@@ -284,7 +290,7 @@ def quality(
     files: Annotated[list[str], typer.Argument(help="Patches, each alone; FILE+FILE for several at once.")],
     out: Out,
     captions: Annotated[str, typer.Option(help="A text or csv file; by default what edits use as corpus.")] = "",
-    count: Annotated[int, typer.Option(help="How many captions, each drawn once.")] = 300,
+    count: Annotated[int, typer.Option(min=1, max=10**6, help="How many captions, each drawn once.")] = 300,
     reference: Annotated[
         Path | None,
         typer.Option(
@@ -323,7 +329,7 @@ def quality(
         name: [f"{head} {k * scores[key]:.2f}" for key, (head, k) in SHOWN.items()] for name, scores in found.items()
     }
     rows = [f"{label:24} " + "  ".join(words) for label, words in said.items()]
-    typer.echo(json.dumps(found, indent=1)) if as_json else say(quiet, *rows)
+    tell_json(found) if as_json else say(quiet, *rows)
 
 
 @study.command()
@@ -341,9 +347,12 @@ def transfer(
     from ..patch import Patch
     from ..studies import transfer as carrying
 
-    rows = carrying.transfer(open_model(model), Patch.load(file), [float(part) for part in noise.split(",")])
-    typer.echo(json.dumps([asdict(r) for r in rows], indent=1)) if as_json else say(quiet, carrying.markdown(rows))
+    rows = carrying.transfer(open_model(model), Patch.load(file), numbers_of(noise))
+    tell_json([asdict(r) for r in rows]) if as_json else say(quiet, carrying.markdown(rows))
 
 
-def _numbers(text: str) -> Sequence[int]:
-    return [int(part) for part in text.split(",")]
+def _counts(text: str) -> list[int]:
+    counts = numbers_of(text, int)
+    if not all(0 < count <= limits.FACTS for count in counts):
+        raise RefactError(f"counts of facts are from 1 to {limits.FACTS}, not {quoted(text)}")
+    return counts

@@ -7,13 +7,10 @@ unedited model's pictures, for the baseline and the oracle at once. Numbers are 
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import hashlib
 import io
 import json
-import os
-import platform
+import math
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,15 +20,20 @@ from typing import Any
 
 import numpy as np
 
+from .. import pocket
 from ..errors import DataError, RefactError
 from ..methods.registry import method
 from ..models.model import load
 from ..progress import Progress, plainly
-from .cases import Case, Probe, read_cases
+from ..trust import runs
+from ..trust.disk import alone, write
+from . import results, strict
+from .cases import Case, Probe, probes_of, read_cases, texts_of
 from .judge import Judge, check_independent, load_judge
 from .parallel import spread
+from .provenance import differing, settings_of, versions
+from .strict import NONE, Names
 
-FORM = 1  # of the files; a run of another form is refused
 CLEAN, BASELINE, ORACLE = "clean", "baseline", "oracle"
 LOSSLESS = 128  # pictures up to this many pixels a side are kept without loss
 
@@ -50,6 +52,7 @@ class Plan:
     size: int | None = None  # pixels
     autocast: str | None = None  # the generator's precision, "bfloat16"; None: that of its weights
     batch_size: int = 16  # pictures through the UNet at once; part of the settings, as it moves the last digits
+    names: Names = NONE  # among which a picture is named strictly; none: it is not
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class Outcome:
     images: dict[str, bytes] = field(default_factory=dict)
 
 
+@alone
 def run(
     data: str | Path | Sequence[Case],
     model: Any,
@@ -84,6 +88,7 @@ def run(
     size: int | None = None,
     autocast: str | None = None,
     batch_size: int = 16,
+    names: Names | None = None,
     ray: str | None = None,
     workers: int | None = None,
     progress: Progress = plainly,
@@ -94,6 +99,7 @@ def run(
     model     a `Model`, or what `load` takes
     methods   label -> method, or names as `refact.method` takes them; "baseline" always runs, "oracle" when named
     judge     a `Judge` or its folder; None: the text side alone, and pictures only to be looked at
+    names     what pictures are named among, strictly; None: all names of the world for the bundled model, else none
     ray       None | "local" | "auto" | address: spread over a Ray cluster, whose workers load the model by its name
 
     Raises DataError when `out` holds a run with other settings, naming those that differ; methods may be added to it.
@@ -101,7 +107,8 @@ def run(
     cases, problems = read_cases(data) if isinstance(data, (str, Path)) else (list(data), [])
     cases = cases[:limit]
     ready, judging = opened(model, judge)
-    plan = Plan(named(methods), tuple(seeds), keep_images, steps, guidance, size, autocast, batch_size)
+    names = names_for(ready) if names is None else names
+    plan = Plan(named(methods), tuple(seeds), keep_images, steps, guidance, size, autocast, batch_size, names)
     out = Path(out)
     name = str(data) if isinstance(data, (str, Path)) else "cases"
     begin(out, settings_of(name, cases, ready, judging, plan), problems)
@@ -125,6 +132,11 @@ def opened(model: Any, judge: Judge | str | Path | None) -> tuple[Any, Judge | N
     if judge is not None:
         check_independent(judge, model)
     return model, judge
+
+
+def names_for(model: Any) -> Names:
+    """What the pictures of a model may be named where nothing is said: all of the bundled world, for its model."""
+    return strict.names_of_world(pocket.world()) if model.name == "pocket" else NONE
 
 
 def named(methods: Mapping[str, Method] | Iterable[str]) -> dict[str, Any]:
@@ -162,6 +174,7 @@ class Bench:
     plan: Plan
     model: Any
     judge: Judge | None
+    _clean: tuple[str, strict.Seen] = ("", strict.Seen({}, {}))  # the last case's id, and its unedited pictures
 
     def __call__(self, unit: Unit) -> Outcome:
         """The unit's scores. An edit that cannot be made is recorded as an error; the model is then as it was."""
@@ -173,6 +186,7 @@ class Bench:
         except RefactError as error:
             return Outcome(unit.case, {unit.label: {"error": f"{type(error).__name__}: {error}"}})
         log = log_of(patch) | {"seconds": time.perf_counter() - began}
+        self.unedited(unit.case)
         before = self.embed(texts_of(unit.case))
         with patch.applied(self.model):
             scores, images = self.scored(unit.case, unit.label, before)
@@ -181,32 +195,55 @@ class Bench:
     def clean(self, case: Case) -> Outcome:
         """The unedited model: baseline, and the oracle, who is given the destination's texts; pictures made once."""
         probes = probes_of(case)
-        given = [dataclasses.replace(p, prompt=p.oracle) for p in probes] if ORACLE in self.plan.methods else []
-        before = self.embed(texts_of(case))
-        pictures = self.pictures([p.prompt for p in (*probes, *given)])
-        scores = {BASELINE: self.scores(probes, before, before, pictures)}
-        images = self.kept(case, BASELINE, probes, pictures)
-        if self.judge and pictures and case.kind == "timed":
+        prompts, before, of = [p.prompt for p in probes], self.embed(texts_of(case)), self.unedited(case)
+        scores = {BASELINE: self.scores(case, prompts, before, before, of)}
+        images = self.kept(case, BASELINE, prompts, of)
+        if self.judge and of.pictures and case.kind == "timed":
             texts = [case.source, *(p.prompt for p in case.negatives)]
-            scores[BASELINE]["validity"] = self.judge.logits(pictures[case.edit.prompt], texts).tolist()
-        if given:
-            scores[ORACLE] = self.scores(given, before, before, pictures)
-            images |= self.kept(case, ORACLE, given, pictures)
+            scores[BASELINE]["validity"] = self.judge.logits(of.pictures[case.edit.prompt], texts).tolist()
+        if ORACLE in self.plan.methods:
+            given = [p.oracle for p in probes]
+            scores[ORACLE] = self.scores(case, given, before, before, of)
+            images |= self.kept(case, ORACLE, given, of)
         return Outcome(case, scores, images)
+
+    def unedited(self, case: Case) -> strict.Seen:
+        """The unedited model's pictures of the case, and the oracle's where it takes part; call it unpatched.
+
+        The last case's are kept: every method is compared with them. They are always drawn in the same batches.
+        """
+        if self._clean[0] != case.id:
+            asked = [p.prompt for p in probes_of(case)]
+            asked += [p.oracle for p in probes_of(case)] if ORACLE in self.plan.methods else []
+            self._clean = (case.id, strict.seen(self.judge, self.pictures(asked)))
+        return self._clean[1]
 
     def scored(self, case: Case, label: str, before: dict[str, np.ndarray]) -> tuple[dict, dict[str, bytes]]:
         """Scores and kept pictures of a case on the model as it is now; `before`: embeddings of the unedited one."""
-        probes = probes_of(case)
-        pictures = self.pictures([p.prompt for p in probes])
+        prompts = [p.prompt for p in probes_of(case)]
+        of = strict.seen(self.judge, self.pictures(prompts))
         after = self.embed(texts_of(case))  # in the same batches as `before`: what is unchanged is equal to the bit
-        scores = self.scores(probes, after, before, pictures)
-        return scores, self.kept(case, label, probes, pictures)
+        return self.scores(case, prompts, after, before, of), self.kept(case, label, prompts, of)
 
-    def scores(self, probes: list[Probe], after: dict, before: dict, pictures: dict[str, list]) -> dict[str, Any]:
-        """ "image": the judge's logits, "text": distances (None: the text encoders are unchanged at these prompts)."""
-        same = after is not before and all((after[p.prompt] == before[p.prompt]).all() for p in probes)
-        text = None if same else text_scores(probes, after, before)
-        return {"text": text, "image": self.image_scores(probes, pictures) if self.judge and pictures else None}
+    def scores(self, case: Case, prompts: list[str], after: dict, before: dict, of: strict.Seen) -> dict:
+        """ "image": what the judge says of the pictures of `prompts`, one for each probe; "text": distances (None: the
+        text encoders are unchanged at these prompts)."""
+        probes = probes_of(case)
+        same = after is not before and all((after[p] == before[p]).all() for p in prompts)
+        text = None if same else text_scores(probes, prompts, after, before)
+        return {"text": text, "image": self.image_scores(case, probes, prompts, of) if of.features else None}
+
+    def image_scores(self, case: Case, probes: list[Probe], prompts: list[str], of: strict.Seen) -> dict[str, Any]:
+        """The paper's logits; the first names, where names are given; distances, where the oracle is there."""
+        assert self.judge
+        found: dict[str, Any] = strict.binary(self.judge, probes, prompts, of)
+        if self.plan.names.texts:
+            last = 1 + len(case.positives)
+            asked = [(p.new, p.old) if i < last else (p.old, p.new) for i, p in enumerate(probes)]
+            found["named"] = strict.named(self.judge, asked, prompts, of, self.plan.names)
+        if ORACLE in self.plan.methods:
+            found["distance"] = strict.distances(of, prompts, self.unedited(case), [p.oracle for p in probes])
+        return found
 
     def embed(self, texts: Iterable[str]) -> dict[str, np.ndarray]:
         """The pooled embedding of each text, those of all CLIP encoders side by side."""
@@ -229,43 +266,22 @@ class Bench:
             found.setdefault(picture.prompt, []).append(picture.image)
         return found
 
-    def image_scores(self, probes: list[Probe], pictures: dict[str, list]) -> dict[str, list]:
-        """The judge's logits of each probe's pictures for its old and its new text, (probes, seeds)."""
-        assert self.judge
-        features = {prompt: self.judge.of_images(made) for prompt, made in pictures.items()}
-        scale = self.judge.scale
-        return {
-            side: [(scale * features[p.prompt] @ self.judge.of_texts([getattr(p, side)])[0]).tolist() for p in probes]
-            for side in ("old", "new")
-        }
-
-    def kept(self, case: Case, label: str, probes: list[Probe], pictures: dict[str, list]) -> dict[str, bytes]:
+    def kept(self, case: Case, label: str, prompts: list[str], of: strict.Seen) -> dict[str, bytes]:
         """The pictures of the first seeds, encoded, by their paths."""
         folder = f"images/{case.id}/{folder_name(label)}"
         return {
             f"{folder}/{index}-{seed}.webp": encoded(image)
-            for index, probe in enumerate(probes)
-            for seed, image in list(zip(self.plan.seeds, pictures.get(probe.prompt, [])))[: self.plan.keep_images]
+            for index, prompt in enumerate(prompts)
+            for seed, image in list(zip(self.plan.seeds, of.pictures.get(prompt, [])))[: self.plan.keep_images]
         }
 
 
-def probes_of(case: Case) -> list[Probe]:
-    """The edit prompt's own probe, the positives, the negatives: the order of all scores."""
-    target = case.edit.new if isinstance(case.edit.new, str) else case.oracle
-    return [Probe(case.edit.prompt, case.source, target, case.oracle), *case.positives, *case.negatives]
-
-
-def texts_of(case: Case) -> list[str]:
-    """Every text whose clean embedding is needed."""
-    return [text for p in probes_of(case) for text in (p.prompt, p.old, p.new, p.oracle)]
-
-
 def text_scores(
-    probes: list[Probe], after: dict[str, np.ndarray], before: dict[str, np.ndarray]
+    probes: list[Probe], prompts: list[str], after: dict[str, np.ndarray], before: dict[str, np.ndarray]
 ) -> dict[str, list[list[float]]]:
     """How near each prompt's embedding is to the clean ones of its old and its new text: minus the L2 distance."""
     return {
-        side: [[-float(np.linalg.norm(after[p.prompt] - before[getattr(p, side)]))] for p in probes]
+        side: [[-float(np.linalg.norm(after[prompt] - before[getattr(p, side)]))] for p, prompt in zip(probes, prompts)]
         for side in ("old", "new")
     }
 
@@ -287,30 +303,11 @@ def encoded(image: Any) -> bytes:
 # -- the folder --------------------------------------------------------------------------------------------------------
 
 
-def settings_of(name: str, cases: Sequence[Case], model: Any, judge: Judge | None, plan: Plan) -> dict:
-    """All that the scores depend on, as JSON."""
-    digest = hashlib.sha256(json.dumps([c.to_json() for c in cases], sort_keys=True).encode()).hexdigest()[:16]
-    form = {
-        "form": FORM,
-        "data": {"name": name, "cases": len(cases), "hash": digest, "kind": cases[0].kind if cases else None},
-        "model": {"name": model.name, "family": model.family.name, "fingerprints": model.fingerprints()},
-        "judge": judge and {"name": judge.name, "hash": judge.hash},
-        **{f.name: getattr(plan, f.name) for f in dataclasses.fields(plan) if f.name != "methods"},
-        "methods": {label: form_of(method) for label, method in plan.methods.items()},
-    }
-    return json.loads(json.dumps(form))
-
-
-def form_of(method: Any) -> dict | None:
-    """A method's name and settings; None for the unedited model."""
-    return method and {"name": type(method).__name__, **dataclasses.asdict(method)}
-
-
 def begin(out: Path, settings: dict, problems: list[str]) -> None:
     """The folder with its run.json; DataError when it holds a run with other settings. Methods may be added to it."""
     path = out / "run.json"
     if path.is_file():
-        form = json.loads(path.read_text())
+        form = runs.settings(results.read_json(path), str(path))
         there = form["settings"]
         had, asked = there.get("methods", {}), settings.get("methods", {})
         one, other = (there | {"methods": _shared(had, asked)}, settings | {"methods": _shared(asked, had)})
@@ -332,31 +329,6 @@ def _shared(one: dict, other: dict) -> dict:
     return {name: value for name, value in one.items() if name in other}
 
 
-def versions() -> dict[str, str]:
-    """What the run was made with; not compared."""
-    import torch
-    import transformers
-
-    from .. import __version__
-
-    return {
-        "refact": __version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def differing(one: Any, other: Any, key: str = "") -> dict[str, tuple[Any, Any]]:
-    """The leaves at which two JSON forms differ, by their dotted names."""
-    if not (isinstance(one, dict) and isinstance(other, dict)):
-        return {} if one == other else {key: (one, other)}
-    found: dict[str, tuple[Any, Any]] = {}
-    for name in one.keys() | other.keys():
-        found |= differing(one.get(name), other.get(name), f"{key}.{name}" if key else name)
-    return found
-
-
 def pending(out: Path, cases: Sequence[Case], plan: Plan) -> Iterator[Unit]:
     """What is not in the folder yet, case by case, the unedited model first."""
     for case in cases:
@@ -369,21 +341,22 @@ def pending(out: Path, cases: Sequence[Case], plan: Plan) -> Iterator[Unit]:
 def read_case(out: Path, case_id: str) -> dict:
     """A case's file, or the start of one."""
     path = out / "cases" / f"{case_id}.json"
-    return json.loads(path.read_text()) if path.is_file() else {"scores": {}}
+    return results.read_case(path) if path.is_file() else {"scores": {}}
 
 
 def keep(out: Path, outcome: Outcome) -> None:
     """The outcome in the folder: pictures first, then the case's file, each by rename."""
     for name, content in outcome.images.items():
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
         write(out / name, content)
     scores = read_case(out, outcome.case.id)["scores"] | outcome.scores
-    form = outcome.case.to_json() | {"probes": [vars(p) for p in probes_of(outcome.case)], "scores": scores}
+    form = outcome.case.to_json() | {"probes": [vars(p) for p in probes_of(outcome.case)], "scores": finite(scores)}
     write(out / "cases" / f"{outcome.case.id}.json", json.dumps(form).encode())
 
 
-def write(path: Path, content: bytes) -> None:
-    """The file, whole or not at all."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_bytes(content)
-    os.replace(beside, path)
+def finite(scores: Any) -> Any:
+    """The scores with 0 for what is not a finite number: where old and new are both 0, neither was right."""
+    if isinstance(scores, dict):
+        return {name: finite(value) for name, value in scores.items()}
+    if isinstance(scores, (list, tuple)):
+        return [finite(value) for value in scores]
+    return 0.0 if isinstance(scores, float) and not math.isfinite(scores) else scores

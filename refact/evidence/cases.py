@@ -58,6 +58,17 @@ class Case:
         return {"id": self.id, "kind": self.kind, "oracle": self.oracle, "edit": self.edit.to_json(), **probes}
 
 
+def probes_of(case: Case) -> list[Probe]:
+    """The edit prompt's own probe, the positives, the negatives: the order of all scores."""
+    target = case.edit.new if isinstance(case.edit.new, str) else case.oracle
+    return [Probe(case.edit.prompt, case.source, target, case.oracle), *case.positives, *case.negatives]
+
+
+def texts_of(case: Case) -> list[str]:
+    """Every text whose clean embedding is needed."""
+    return [text for p in probes_of(case) for text in (p.prompt, p.old, p.new, p.oracle)]
+
+
 def read_cases(data: str | Path, world: Mapping | None = None) -> tuple[list[Case], list[str]]:
     """The cases of a csv file, or of a bundled benchmark by its name, and the problems that its rows have.
 

@@ -93,6 +93,15 @@ def numbers(tallies: Mapping[str, Tally], draws: int = 2000) -> dict[str, Number
     return found
 
 
+def mean(rows: Float[ndarray, "n s"], draws: int = 2000) -> Number:
+    """The mean of a measure of each case and seed, with its uncertainty."""
+    per_case, per_seed = rows.mean(1), rows.mean(0)
+    weights = bootstrap(len(rows), draws)
+    low, high = _interval(weights @ per_case / len(rows))
+    std = float(per_seed.std(ddof=1)) if len(per_seed) > 1 else float("nan")
+    return Number(float(per_case.mean()), float(per_seed.mean()), std, low, high)
+
+
 @dataclass(frozen=True)
 class Difference:
     """One method less another on the same cases; `p` is the bootstrap's two-sided probability of no difference."""

@@ -13,12 +13,13 @@ from string import Template
 
 import numpy as np
 
-from ..errors import DataError
-from . import bench, plots, results
+from ..errors import DataError, counted
+from ..trust.disk import write as write_file
+from . import plots, results
 from .bench import BASELINE, ORACLE, folder_name
 from .plots import Point
 from .results import Run
-from .strips import kept
+from .strips import kept, opened
 
 THUMBNAIL = 96  # pixels a side of a picture in the page
 HEADS = {
@@ -30,7 +31,11 @@ HEADS = {
     "specificity": "Specificity",
     "f1_geometric": "F1 geo",
     "f1_harmonic": "F1 harm",
+    "named": "Named",
+    "named_generality": "Named, positives",
+    "named_specificity": "Named as before, negatives",
 }
+FAR = "Root mean square difference to the oracle's picture of the same seed, in grey levels of 255."
 CURVES = ("efficacy", "generality", "specificity", "f1_geometric")
 PUBLISHED = {  # Stable Diffusion 1.4, 25 seeds, LAION ViT-bigG/14 as the judge (arXiv 2306.00738v3)
     "timed": {
@@ -66,8 +71,7 @@ def write(
     name = title or " and ".join(Path(folder).resolve().name for folder in folders)
     page = Template((Path(__file__).parents[1] / "data" / "report.html").read_text(encoding="utf-8"))
     out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    bench.write(out, page.substitute(title=escape(name), body="\n".join(parts)).encode())
+    write_file(out, page.substitute(title=escape(name), body="\n".join(parts)).encode())
     return out
 
 
@@ -107,8 +111,6 @@ def group(run: Run, key: str, kind: str, named: bool) -> str:
     if said:
         parts.append(
             "<h4>Text side</h4><p class='note'>Whether the edited encoder's embedding of each prompt is nearer "
-        )
-        parts.append(
             "to the clean one of its new text than to that of its old one. Success here is not yet a picture.</p>"
         )
         parts += [table(said, None), "" if shown else plot(said, run, "text")]
@@ -126,13 +128,15 @@ def table(found: Mapping[str, Mapping], kind: str | None) -> str:
     names = [h for h in HEADS if kind is not None or h not in results.STRICTER]
     used = [h for h in names if any(not math.isnan(_value(entry, h)) for entry in found.values())]
     best = {h: _best(found, h) for h in used}
-    rows = [_row(label, entry, used, best) for label, entry in found.items()]
+    far = any(entry.get("distances") for entry in found.values())
+    rows = [_row(label, entry, used, best, far) for label, entry in found.items()]
     heads = "".join(f"<th>{HEADS[h]}</th>" for h in used)
     if kind in PUBLISHED:
         source = f"Published: {SETS[kind]}, Stable Diffusion 1.4, another judge, 25 seeds"
-        rows.append(f'<tr class="rule"><th colspan="{len(used) + 4}">{source}</th></tr>')
-        rows += [_published(label, values, used) for label, values in PUBLISHED[kind].items()]
-    rest = "<th>Steps</th><th>s/edit</th><th>Refused</th>"
+        rows.append(f'<tr class="rule"><th colspan="{len(used) + far + 4}">{source}</th></tr>')
+        rows += [_published(label, values, used, far) for label, values in PUBLISHED[kind].items()]
+    rest = f"<th title='{FAR}'>To oracle</th>" if far else ""
+    rest += "<th>Steps</th><th>s/edit</th><th>Refused</th>"
     valid = found.get(BASELINE, {}).get("validity")
     note = "" if valid is None else f"<p class='note'>Validity of the unedited pictures: {100 * valid:.1f} %.</p>"
     return f"<div class='wide'><table><tr><th></th>{heads}{rest}</tr>{''.join(rows)}</table></div>{note}"
@@ -149,7 +153,7 @@ def _best(found: Mapping[str, Mapping], name: str) -> float:
     return max(known) if len(known) > 1 else math.nan
 
 
-def _row(label: str, entry: Mapping, used: Sequence[str], best: Mapping[str, float]) -> str:
+def _row(label: str, entry: Mapping, used: Sequence[str], best: Mapping[str, float], far: bool) -> str:
     cells = []
     for name in used:
         number = entry["numbers"].get(name)
@@ -164,15 +168,16 @@ def _row(label: str, entry: Mapping, used: Sequence[str], best: Mapping[str, flo
     steps = "" if entry["steps"] is None else f"{entry['steps']:.0f}"
     seconds = "" if entry["seconds"] is None else f"{entry['seconds']:.2f}"
     refused = f"{entry['errors']}/{entry['cases']}" if entry["errors"] else ""
-    tail = "".join(f"<td>{cell}</td>" for cell in (steps, seconds, refused))
+    away = [results.percent(entry["distances"].get("pixels"), 1)] if far else []
+    tail = "".join(f"<td>{cell}</td>" for cell in (*away, steps, seconds, refused))
     quiet = ' class="reference"' if label in (BASELINE, ORACLE) else ""
     return f"<tr{quiet}><th>{escape(label)}</th>{''.join(cells)}{tail}</tr>"
 
 
-def _published(label: str, values: Sequence[float], used: Sequence[str]) -> str:
+def _published(label: str, values: Sequence[float], used: Sequence[str], far: bool) -> str:
     known = dict(zip(("efficacy", "generality", "specificity", "f1_geometric"), values))
     cells = "".join(f"<td>{known[name]:.1f}</td>" if name in known else "<td></td>" for name in used)
-    return f'<tr class="published"><th>{escape(label)}</th>{cells}<td></td><td></td><td></td></tr>'
+    return f'<tr class="published"><th>{escape(label)}</th>{cells}{"<td></td>" * (far + 3)}</tr>'
 
 
 def differences(run: Run, found: Mapping[str, Mapping]) -> str:
@@ -206,7 +211,7 @@ def remarks(run: Run) -> str:
         if "error" in scores
     ]
     items = "".join(f"<li>{escape(text)}</li>" for text in [*run.problems, *refused])
-    count = f"<summary>{len(run.problems) + len(refused)} remarks</summary>"
+    count = f"<summary>{counted(len(run.problems) + len(refused), 'remark')}</summary>"
     return f"<details class='remarks'>{count}<ul>{items}</ul></details>" if items else ""
 
 
@@ -353,11 +358,7 @@ def picture(run: Run, case_id: str, label: str, index: int) -> str | None:
     """A kept picture of the first seed as a data URI, made small."""
     if (path := kept(run, case_id, label, index)) is None:
         return None
-    from PIL import Image
-
-    with Image.open(path) as image:
-        small = image.convert("RGB")
-        small.thumbnail((THUMBNAIL, THUMBNAIL))
-        stream = io.BytesIO()
-        small.save(stream, "WEBP", quality=82)
+    small, stream = opened(path), io.BytesIO()
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    small.save(stream, "WEBP", quality=82)
     return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()

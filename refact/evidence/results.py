@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -13,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
+from ..trust import forms, limits, runs
 from . import metrics
 from .metrics import Tally
 
 COLUMNS = ("efficacy", "generality", "specificity", "f1_geometric", "f1_harmonic")
 STRICTER = {"generality_75": 0.75, "generality_90": 0.90}
+STRICT = ("named", "named_generality", "named_specificity")  # the judge's first name among all, see strict.py
 UNTOLD = "generality_untold"  # positives in wordings of the subject that no method was told
 
 
@@ -54,9 +55,28 @@ def read_run(path: str | Path) -> Run:
     path = Path(path)
     if not (path / "run.json").is_file():
         raise DataError(f"{path}: no run.json there; `refact bench` makes such a folder")
-    form = json.loads((path / "run.json").read_text())
-    cases = [json.loads(file.read_text()) for file in sorted((path / "cases").glob("*.json"))]
+    form = runs.run(read_json(path / "run.json"), str(path / "run.json"))
+    files = sorted((path / "cases").glob("*.json"))
+    cases = [read_case(file) for file in files]
+    runs.check_widths(cases, str(path))
     return Run(path, form["settings"], form["problems"], cases)
+
+
+def read_case(path: Path) -> dict:
+    """The checked file of one case. Raises DataError that names it."""
+    return runs.case(read_json(path), str(path))
+
+
+def read_json(path: Path, again: str = "that part of the run is done again") -> Any:
+    """The JSON of a run's or a study's file. Raises DataError that names it, and says what deleting it costs."""
+    try:
+        if path.stat().st_size > limits.JSON_FILE:
+            raise DataError(f"{path}: larger than {limits.JSON_FILE / 1e6:.0f} MB, so it is none of ours")
+        return forms.parse(path.read_bytes(), str(path))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    except DataError as error:
+        raise DataError(f"{error}; delete it, and {again}") from None
 
 
 def groups(run: Run) -> dict[str, Run]:
@@ -93,7 +113,42 @@ def tallies(cases: Iterable[Mapping], label: str, side: str = "image") -> dict[s
     if not found:
         return {}
     parts = {name: metrics.tally([m[name] for m in found]) for name in found[0]}
+    if side == "image" and all(scores.get("named") and clean_names(case) for case, scores in scored):
+        strictly = [names_right(case, scores) for case, scores in scored]
+        parts |= {name: metrics.tally([m[name] for m in strictly]) for name in STRICT}
     return parts | {name: metrics.tally([m["generality"] for m in found], p) for name, p in STRICTER.items()}
+
+
+def clean_names(case: Mapping) -> list[list[str]] | None:
+    """What the unedited model's pictures of a case were named, (probes, seeds); None where nobody named them."""
+    return ((case["scores"].get("baseline") or {}).get("image") or {}).get("named")
+
+
+def names_right(case: Mapping, scores: Mapping) -> dict[str, np.ndarray]:
+    """1 where a picture's first name is right, else -1, (prompts, seeds).
+
+    Of the edit's prompt and the positives the new text is right; negatives are to be named as on the unedited model.
+    """
+    last, clean = 1 + len(case["positives"]), clean_names(case)
+    right = [[p["new"]] * len(row) for p, row in zip(case["probes"][:last], scores["named"])] + (clean or [])[last:]
+    hits = [[1 if a == b else -1 for a, b in zip(*rows)] for rows in zip(scores["named"], right, strict=True)]
+    found = np.array(hits, dtype=float)
+    return dict(zip(STRICT, (found[:1], found[1:last], found[last:])))
+
+
+def distances(run: Run, label: str) -> dict[str, metrics.Number]:
+    """Mean distance of a method's pictures to the oracle's, of edit prompt and positives; {} where not measured.
+
+    "pixels" in grey levels of 255, "features" as one minus the cosine of the judge's features.
+    """
+    cases = [(case, scores_of(case, label, "image")) for case in run.cases]
+    if not (known := [(c, s["distance"]) for c, s in cases if s and "distance" in s]):
+        return {}
+    parts = {
+        kind: np.array([np.mean(np.array(d[kind][: 1 + len(c["positives"])]), 0) for c, d in known])
+        for kind in ("pixels", "features")
+    }
+    return {kind: metrics.mean(rows) for kind, rows in parts.items()}
 
 
 def summary(run: Run, side: str = "image") -> dict[str, dict]:
@@ -106,6 +161,7 @@ def summary(run: Run, side: str = "image") -> dict[str, dict]:
         valid = [metrics.validity(np.array(s["validity"])) for s in scores if s.get("validity")]
         found[label] = {
             "numbers": {name: asdict(n) for name, n in metrics.numbers(parts).items()},
+            "distances": {name: asdict(n) for name, n in distances(run, label).items()} if side == "image" else {},
             "cases": len(next(iter(parts.values())).counts),
             "seconds": _mean(s.get("seconds") for s in scores),
             "steps": _mean(s.get("steps") for s in scores),
@@ -135,18 +191,25 @@ def wrong(case: Mapping, label: str) -> bool | None:
 
 
 def markdown(found: Mapping[str, Mapping]) -> str:
-    """A summary as a table of percentages: value, and the half width of its 95 % interval."""
-    lines = ["| method | " + " | ".join(COLUMNS) + " | s/edit |", "|---|" + "--:|" * (len(COLUMNS) + 1)]
+    """A summary as a table of percentages: value, and the half width of its 95 % interval.
+
+    Strict measures and distances have columns where they were taken.
+    """
+    strict = [name for name in STRICT if any(name in entry["numbers"] for entry in found.values())]
+    far = ["pixels"] if any(entry.get("distances") for entry in found.values()) else []
+    heads = [*COLUMNS, *strict, *(f"oracle {name}" for name in far), "s/edit"]
+    lines = ["| method | " + " | ".join(heads) + " |", "|---|" + "--:|" * len(heads)]
     for label, entry in found.items():
-        cells = [percent(entry["numbers"].get(name)) for name in COLUMNS]
+        cells = [percent(entry["numbers"].get(name)) for name in (*COLUMNS, *strict)]
+        cells += [percent(entry["distances"].get(name), 1) for name in far]
         seconds = "" if entry["seconds"] is None else f"{entry['seconds']:.2f}"
-        lines.append(f"| {label} | " + " | ".join(cells) + f" | {seconds} |")
+        lines.append(f"| {label} | " + " | ".join([*cells, seconds]) + " |")
     return "\n".join(lines)
 
 
-def percent(number: Mapping | None) -> str:
-    """ "93.4 ± 2.1", or a dash."""
+def percent(number: Mapping | None, scale: float = 100) -> str:
+    """ "93.4 ± 2.1", or a dash. scale: 100 for a share."""
     if number is None or math.isnan(number["value"]):
         return "-"
     half = (number["high"] - number["low"]) / 2
-    return f"{100 * number['value']:.1f} ± {100 * half:.1f}"
+    return f"{scale * number['value']:.1f} ± {scale * half:.1f}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_doc import Doc
 
 from ..edits import Edit
+from .settings import check
 
 if TYPE_CHECKING:
     from ..models.model import Model
@@ -20,6 +21,9 @@ class TIME:
     """Cross-attention keys and values of the UNet, all tokens of the prompt, aligned (arXiv 2303.08084)."""
 
     strength: Annotated[float, Doc("Ridge towards the old projection, lambda (paper: 0.1).")] = 0.1
+
+    def __post_init__(self) -> None:
+        check(self)
 
     def __call__(self, model: Model, edits: Sequence[Edit], onto: Sequence[Patch] = ()) -> Patch:
         """The patch for these edits. Raises EditError."""
@@ -35,6 +39,9 @@ class UCE:
     strength: Annotated[float, Doc("Ridge towards the old projection, lambda (paper: 0.5).")] = 0.5
     erase: Annotated[float, Doc("Weight of the edits (paper: 1).")] = 1.0
     keep: Annotated[float, Doc("Weight of the concepts to preserve (paper: 1).")] = 1.0
+
+    def __post_init__(self) -> None:
+        check(self)
 
     def __call__(self, model: Model, edits: Sequence[Edit], onto: Sequence[Patch] = ()) -> Patch:
         """The patch for these edits; their `preserve` prompts are the concepts kept. Raises EditError."""

@@ -10,6 +10,7 @@ from annotated_doc import Doc
 
 from ..edits import Edit
 from .contexts import CONTEXTS
+from .settings import check
 
 if TYPE_CHECKING:
     from ..models.model import Model
@@ -28,6 +29,9 @@ class FineTune:
     bound: Annotated[float, Doc("Largest change of one weight, the paper's infinity norm.")] = 5e-4
     contexts: Annotated[int, Doc("How many templates are used, the bare prompt first.")] = 10
     templates: Annotated[tuple[str, ...], Doc("The sentences into which the prompt is put.")] = CONTEXTS
+
+    def __post_init__(self) -> None:
+        check(self)
 
     def __call__(self, model: Model, edits: Sequence[Edit], onto: Sequence[Patch] = ()) -> Patch:
         """The patch for these edits, a dense change of one matrix an encoder. Raises EditError."""
@@ -50,6 +54,9 @@ class EmbEdit:
     ] = 0.05
     contexts: Annotated[int, Doc("How many templates are used, the bare prompt first.")] = 10
     templates: Annotated[tuple[str, ...], Doc("The sentences into which the prompt is put.")] = CONTEXTS
+
+    def __post_init__(self) -> None:
+        check(self)
 
     def __call__(self, model: Model, edits: Sequence[Edit], onto: Sequence[Patch] = ()) -> Patch:
         """The patch for these edits, a row a token; other programs cannot load it, `refact bake` can."""

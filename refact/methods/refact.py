@@ -10,6 +10,7 @@ from annotated_doc import Doc
 
 from ..edits import Edit
 from .contexts import CONTEXTS, PAPER_CONTEXTS
+from .settings import check
 
 if TYPE_CHECKING:
     from ..models.model import Model
@@ -137,6 +138,9 @@ class ReFACT:
     def many(cls, **changes: Any) -> ReFACT:
         """For facts by the dozen: a longer search for smaller changes, of which neighbouring facts get less."""
         return cls(**(_MANY | changes))
+
+    def __post_init__(self) -> None:
+        check(self)
 
     def __call__(self, model: Model, edits: Sequence[Edit], onto: Sequence[Patch] = ()) -> Patch:
         """The patch for these edits; the facts of the patches in `onto` stay held. Raises EditError."""

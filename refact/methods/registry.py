@@ -17,13 +17,14 @@ from typing import Any
 from ..errors import RefactError
 from .alphaedit import AlphaEdit
 from .crossattention import TIME, UCE
+from .entrance import Entrance
 from .finetune import EmbEdit, FineTune
 from .memit import MEMIT
 from .refact import ReFACT
 
 GROUP = "refact.methods"
 BUILT_IN: dict[str, type] = {
-    cls.__name__.lower(): cls for cls in (ReFACT, MEMIT, AlphaEdit, TIME, UCE, FineTune, EmbEdit)
+    cls.__name__.lower(): cls for cls in (ReFACT, MEMIT, AlphaEdit, TIME, UCE, Entrance, FineTune, EmbEdit)
 }
 
 

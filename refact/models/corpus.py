@@ -216,7 +216,7 @@ def _dataset(name: str, column: str) -> Iterator[str]:
     try:
         from datasets import load_dataset
     except ImportError:
-        raise DataError("hf: datasets need the extra: pip install 'refact[datasets]'") from None
+        raise DataError("hf: datasets need the extra: pip install 'refact-edit[datasets]'") from None
     rows = load_dataset(name, split="train", streaming=True)
     chosen = _choose(list(next(iter(rows))), column, f"hf:{name}")
     return (row[chosen] for row in rows)

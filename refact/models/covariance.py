@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import sys
-import tempfile
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from ..errors import DataError
 from ..progress import Progress, plainly
+from ..trust import disk, schema
 from . import corpus as corpora
 from .encoders import TextEncoder
 
@@ -53,30 +56,57 @@ class Covariance:
         return hashlib.sha256(_triangle(self.matrix).numpy().tobytes()).hexdigest()[:16]
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file (the upper triangle in float32), by rename."""
-        path = Path(path)
+        """Write a safetensors file (the upper triangle in float32, and its checksum), by rename."""
         about = {"tokens": self.tokens, "site": self.site, "encoder": self.encoder, "corpus": self.corpus}
         about |= {"padding": self.padding, "rarity": self.rarity, "size": len(self.matrix)}
-        header = {"refact_covariance": json.dumps(about)}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".covariance") as partial:
-            save_file({"triangle": _triangle(self.matrix)}, Path(partial) / path.name, metadata=header)
-            os.replace(Path(partial) / path.name, path)
+        triangle = _triangle(self.matrix)
+        header = {"refact_covariance": json.dumps(about | {"checksum": _checksum(about, triangle)})}
+        disk.write(path, to_bytes({"triangle": triangle}, metadata=header))
 
     @classmethod
-    def load(cls, path: str | Path) -> Covariance:
-        """Read what `save` wrote; DataError for anything else."""
-        try:
-            with safe_open(path, "pt") as file:
-                about = json.loads((file.metadata() or {})["refact_covariance"])
-                triangle = file.get_tensor("triangle")
-            size = about.pop("size")
-            upper = torch.triu_indices(size, size)
-            matrix = torch.zeros(size, size, dtype=torch.float64)
-            matrix[upper[0], upper[1]] = triangle.double()
-            return cls(matrix=matrix + matrix.triu(1).T, **about)
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
-            raise DataError(f"{path} is no covariance: {error}; delete it, and it will be computed again") from None
+    def load(cls, path: str | Path, **asked: Any) -> Covariance:
+        """Read what `save` wrote; DataError for anything else, and where it is not of what is asked for.
+
+        asked: what the file must have of `encoder`, `corpus`, `padding`, `rarity` and `place`, its site but for the
+        component, which is called otherwise in other pipelines with the same encoder.
+        """
+        about, triangle = _read(path)
+        there = about | {"place": _place(about["site"])}
+        if other := [f"{key} {there[key]!r}, not {value!r}" for key, value in asked.items() if there[key] != value]:
+            raise DataError(f"{path} is of {'; '.join(other)}: delete it, and the right one will be computed")
+        size = about.pop("size")
+        upper = torch.triu_indices(size, size)
+        matrix = torch.zeros(size, size, dtype=torch.float64)
+        matrix[upper[0], upper[1]] = triangle.double()
+        return cls(matrix=matrix + matrix.triu(1).T, **about)
+
+
+def _read(path: str | Path) -> tuple[dict, Tensor]:
+    """The checked header and triangle of a covariance's file."""
+    try:
+        with safe_open(path, "pt") as file:
+            about = schema.covariance((file.metadata() or {})["refact_covariance"])
+            numbers = math.prod(file.get_slice("triangle").get_shape())
+            if numbers != about["size"] * (about["size"] + 1) // 2:
+                raise ValueError(f"{numbers} numbers are no triangle of {about['size']} rows")
+            triangle = file.get_tensor("triangle")
+        if about.pop("checksum") != _checksum(about, triangle):
+            raise ValueError("its checksum differs, so it is damaged")
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise DataError(f"{path} is no covariance: {error}; delete it, and it will be computed again") from None
+    return about, triangle
+
+
+def _place(site: str) -> str:
+    return site.partition(".")[2]
+
+
+def _checksum(about: dict, triangle: Tensor) -> str:
+    """sha256 over what is told of the numbers and the numbers."""
+    total = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    total.update(repr((triangle.dtype, *triangle.shape)).encode())
+    total.update(triangle.contiguous().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
 
 
 def _triangle(matrix: Tensor) -> Tensor:
@@ -94,29 +124,42 @@ def collect(
 ) -> dict[int, Covariance]:
     """The covariances of several layers in one pass over the texts.
 
-    Every token from [BOS] to [EOS] counts; with padding, the rows after it too, as the pipeline pads. Nothing above
-    the deepest layer is computed; products are float32 in blocks of one batch, sums float64.
+    Every token from [BOS] to [EOS] counts; with padding, the rows after it too, as the pipeline pads. Of a language
+    model a text's own tokens count and those written after it, not what its pipeline writes before every text. Nothing
+    above the deepest layer is computed; products are float32 in blocks of one batch, sums float64.
     """
     if not texts:
         raise DataError("a covariance needs texts; the corpus is empty")
     tokens = encoder.tokenize(texts)
     lengths = torch.full_like(tokens.ends, encoder.length) if padding else tokens.ends + 1
+    starts = _starts(encoder, texts, padding)
     batches = list(encoder.batches(tokens.ids, lengths))
-    frequency = tokens.ids[torch.arange(tokens.ids.shape[1]) < lengths[:, None]].bincount().float()
+    places = torch.arange(tokens.ids.shape[1])
+    frequency = tokens.ids[(places < lengths[:, None]) & (places >= starts[:, None])].bincount().float()
     sums = {at: torch.zeros(2 * (encoder.linear(at).in_features,), dtype=torch.float64) for at in layers}
     weight = 0.0
     for rows, ids in progress(batches, f"covariance of {encoder.site(max(layers))}", len(batches)):
-        counted = torch.arange(ids.shape[1]) < lengths[rows, None]
+        at = torch.arange(ids.shape[1])
+        counted = (at < lengths[rows, None]) & (at >= starts[rows, None])
         weights = frequency[ids[counted]] ** -rarity
         weight += float(weights.double().sum())
         for layer, keys in encoder.inputs(ids, layers).items():
             block = keys[counted.to(keys.device)] * weights.sqrt()[:, None].to(keys)
             sums[layer] += (block.T @ block).cpu()
-    count, name = int(lengths.sum()), encoder.hash()
+    count, name = int((lengths - starts).sum()), encoder.hash()
     return {
         at: Covariance((total / weight).float().double(), count, encoder.site(at), name, corpus_name, padding, rarity)
         for at, total in sums.items()
     }
+
+
+def _starts(encoder: TextEncoder, texts: Sequence[str], padding: bool) -> Tensor:
+    """The first token of each text that counts. Raises DataError where rows of padding cannot be counted."""
+    if encoder.kind != "decoder":
+        return torch.zeros(len(texts), dtype=torch.int64)
+    if padding:
+        raise DataError(f"rows of padding of {encoder.name}, a language model, cannot be counted: leave out padding")
+    return torch.tensor(encoder.starts(texts))
 
 
 def obtain(
@@ -153,13 +196,23 @@ def obtain_all(
     names = {at: file_name(encoder.hash(), at, label, tokens, padding, rarity) for at in layers}
     paths = {at: folder / "covariance" / name for at, name in names.items()}
     found = {at: bundled(encoder.hash(), at, label, tokens, padding, rarity) or paths[at] for at in layers}
-    ready = {at: Covariance.load(path) for at, path in found.items() if path.is_file()}
+    about = {"encoder": encoder.hash(), "corpus": label, "padding": padding, "rarity": float(rarity)}
+    ready = {a: Covariance.load(p, place=_place(encoder.site(a)), **about) for a, p in found.items() if p.is_file()}
     if missing := [at for at in layers if at not in ready]:
         texts = enough(encoder, texts_of(corpus), tokens, padding)
         for at, made in collect(encoder, missing, texts, padding, rarity, label, progress).items():
-            made.save(paths[at])
+            _keep(made, paths[at])
             ready[at] = made
     return ready
+
+
+def _keep(made: Covariance, path: Path) -> None:
+    """Put it into the cache; where that cannot be written, a warning: what was computed is used all the same."""
+    try:
+        made.save(path)
+    except OSError as error:
+        lost = f"{path.parent} cannot be written ({error.strerror}): the covariance is computed again next time"
+        warnings.warn(f"{lost}; REFACT_CACHE names another folder", stacklevel=1)
 
 
 def file_name(encoder: str, layer: int, label: str, tokens: int, padding: bool, rarity: float = 0.0) -> str:
@@ -204,8 +257,8 @@ def enough(encoder: TextEncoder, texts: Iterable[str], tokens: int, padding: boo
 def _counted(encoder: TextEncoder, texts: Iterable[str], padding: bool) -> Iterator[tuple[str, int]]:
     stream = iter(texts)
     while chunk := list(islice(stream, CHUNK)):
-        ends = encoder.tokenize(chunk).ends
-        yield from zip(chunk, [encoder.length] * len(chunk) if padding else (ends + 1).tolist())
+        own = encoder.tokenize(chunk).ends + 1 - _starts(encoder, chunk, padding)
+        yield from zip(chunk, [encoder.length] * len(chunk) if padding else own.tolist())
 
 
 def _until(counted: Iterator[tuple[str, int]], tokens: int) -> Iterator[tuple[str, int]]:

@@ -57,3 +57,17 @@ def replace(module: nn.Module, fn: Callable[[Tensor, Tensor], Tensor]) -> Iterat
         yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def given(module: nn.Module, fn: Callable[[dict], dict]) -> Iterator[None]:
+    """Within the block the module gets fn(its keyword arguments) for keyword arguments."""
+
+    def before(_: nn.Module, args: tuple, more: dict) -> tuple[tuple, dict]:
+        return args, fn(more)
+
+    handle = module.register_forward_pre_hook(before, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()

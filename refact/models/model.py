@@ -18,7 +18,9 @@ from torch.nn.functional import pad
 
 from ..errors import ModelError
 from ..families import Family, detect
+from ..language import LANGUAGE
 from ..progress import Progress, plainly
+from ..stash import LOCK, base_weight
 from . import sources
 from .embeddings import teach
 from .encoders import TextEncoder
@@ -85,7 +87,7 @@ class Model:
         if self.source is None or (self.family.name == "clip" and not self.source.json("model_index.json")):
             raise ModelError(f"{self.name} is a text encoder alone: there is no generator to load")
         parts = {encoder.name: encoder.module for encoder in self.encoders.values()}
-        parts |= {sources.tokenizer_of(encoder.name): encoder.tokenizer for encoder in self.encoders.values()}
+        parts |= {sources.tokenizer_of(encoder.name): encoder.component for encoder in self.encoders.values()}
         return self.source.pipeline(self.dtype, parts).to(self.device)
 
     def __getitem__(self, site: str) -> nn.Linear | nn.Embedding:
@@ -105,7 +107,7 @@ class Model:
         """A component as a module whose paths are those of published files."""
         if component in self.encoders:
             encoder = self.encoders[component]
-            return _Rooted("text_model" if encoder.kind == "clip" else "encoder", encoder.tower)
+            return _Rooted(encoder.part.root, encoder.tower)
         if component.startswith("text_encoder"):
             here = ", ".join(self.encoders)
             raise ModelError(f"{component} of {self.name} is not loaded (encoders=...); loaded: {here}")
@@ -128,12 +130,16 @@ class Model:
 
     def fingerprints(self) -> dict[str, str]:
         """{component: hash} of the text encoders; of the UNet's cross-attention too once the pipeline is in memory."""
-        prints = {name: encoder.hash() for name, encoder in self.encoders.items()}
-        unet = self._pipe.components.get("unet") if self._pipe is not None else None
-        if unet is not None:
-            weights = plain_weights(unet)
-            prints["unet"] = self._fingerprint({name: w for name, w in weights.items() if ".attn2.to_" in name})
-        return prints
+        with LOCK:  # a patch that another thread applies meanwhile would be hashed too
+            prints = {name: encoder.hash() for name, encoder in self.encoders.items()}
+            unet = self._pipe.components.get("unet") if self._pipe is not None else None
+            if unet is not None:
+                weights = plain_weights(unet)
+                prints["unet"] = self._fingerprint({name: w for name, w in weights.items() if ".attn2.to_" in name})
+            if self._pipe is not None and (at := self.family.entrance):
+                weight = base_weight(self[f"transformer.{at}"])
+                prints["transformer"] = self._fingerprint({f"transformer.{at}.weight": weight})
+            return prints
 
     @property
     def conditioning_sites(self) -> list[str]:
@@ -142,13 +148,6 @@ class Model:
             return []
         names = [name for name, _ in self.pipe.unet.named_modules()]
         return [f"unet.{name}" for name in names if name.endswith((".attn2.to_k", ".attn2.to_v"))]
-
-    def modules(self) -> dict[str, nn.Module]:
-        """All that a patch may have changed in what is in memory, by paths that begin with the component."""
-        roots = {name: encoder.tower for name, encoder in self.encoders.items()}
-        if self._pipe is not None and (unet := self._pipe.components.get("unet")) is not None:
-            roots["unet"] = unet
-        return {f"{name}.{path}": part for name, root in roots.items() for path, part in root.named_modules()}
 
     # -- pictures as targets ------------------------------------------------------------------------------------------
 
@@ -164,8 +163,13 @@ class Model:
             raise ModelError(f"{folder}: no CLIP folder (config.json, model.safetensors)")
         from transformers.models.clip import CLIPModel
 
-        with sources.quiet():
-            clip = CLIPModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        try:
+            with sources.quiet():
+                clip = CLIPModel.from_pretrained(  # a pickle can run code
+                    folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
+                )
+        except (OSError, ValueError) as error:
+            raise ModelError(f"the companion {folder} cannot be read: {error}") from None
         return clip.eval().to(self.device)
 
     def _companion_folder(self) -> Path | None:
@@ -212,7 +216,10 @@ class Model:
         """What the pipeline's encode_prompt gives: prompt_embeds, and pooled_prompt_embeds where the family has them.
 
         clip_skip: as in diffusers, whose own fails with transformers >= 5.6. Loads the pipeline where T5 is read.
+        Raises ModelError for the families of `language.py`, whose pipelines encode for themselves.
         """
+        if self.family.name in LANGUAGE:
+            raise ModelError(f"what {self.family.title} sends is read by encoder.states, or by its pipeline itself")
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         clips = [encoder for row in self.family.encoders if (encoder := self._encoder(row)).kind == "clip"]
         rows = [e.states(prompts, clip_skip or 0) for e in clips if e.row.rows != "none"]
@@ -280,7 +287,9 @@ class Model:
         options = {"num_inference_steps": steps, "guidance_scale": guidance, "height": size, "width": size}
         return {key: value for key, value in options.items() if value is not None}
 
-    def _conditions(self, prompts: list[str], clip_skip: int | None) -> dict[str, Tensor]:
+    def _conditions(self, prompts: list[str], clip_skip: int | None) -> dict[str, Any]:
+        if self.family.name in LANGUAGE:
+            return {"prompt": list(prompts)}
         distinct = list(dict.fromkeys(prompts))
         which = torch.tensor([distinct.index(prompt) for prompt in prompts])
         given = {name: value[which] for name, value in self.encode(distinct, clip_skip).items()}

@@ -148,11 +148,11 @@ def tokenizer_of(component: str) -> str:
 
 
 def chosen(family: Family, encoders: Sequence[str]) -> list[EncoderRow]:
-    """The rows of the encoders asked for; (): of all CLIP encoders. ModelError for a name that the family has not."""
+    """The rows of the encoders asked for; (): of the family's usual ones. ModelError for a name it has not."""
     rows = {row.name: row for row in family.encoders}
     if missing := [name for name in encoders if name not in rows]:
         raise ModelError(f"{family.title} has no text encoder {missing[0]!r} here; it has {', '.join(rows)}")
-    return [rows[name] for name in encoders] or [row for row in rows.values() if row.kind == "clip"]
+    return [rows[name] for name in encoders] or family.encoders_edited
 
 
 def read_encoders(source: Source, rows: Sequence[EncoderRow], dtype: torch.dtype) -> dict[str, TextEncoder]:
@@ -190,7 +190,7 @@ def _read_encoder(source: Source, family: Family, row: EncoderRow, dtype: torch.
 
 
 def length_of(family: Family, row: EncoderRow) -> int | None:
-    """Positions that the family's pipeline gives a T5; None: the tokenizer's own."""
+    """Positions that the family's pipeline gives a T5; None: the row's or the tokenizer's own."""
     return T5_LENGTHS.get(family.name) if row.kind == "t5" else None
 
 
@@ -199,6 +199,11 @@ def _classes(source: Source, row: EncoderRow) -> tuple[Any, Any]:
         from transformers.models.t5 import T5EncoderModel, T5Tokenizer
 
         return T5EncoderModel, T5Tokenizer
+    if row.kind == "decoder":
+        import transformers
+
+        index = source.json("model_index.json")
+        return tuple(getattr(transformers, index[part][1]) for part in (row.name, tokenizer_of(row.name)))  # type: ignore[return-value]
     from transformers.models.clip import CLIPModel, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
     index = source.json("model_index.json")

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ..edits import Edit
-from ..errors import EditError
+from ..errors import EditError, quoted
 from ..models.encoders import TextEncoder
 from ..models.model import Model
 from . import values
@@ -34,6 +34,14 @@ def companion_of(model: Model, method: Any, edits: Sequence[Edit], encoder: Text
     if method.embedding != "pooled":
         raise EditError("a target by image is compared in pooled space: use embedding='pooled'")
     return model.companion
+
+
+def check_lengths(encoder: TextEncoder, edits: Sequence[Edit]) -> None:
+    """EditError for a target or a source that the encoder does not read to its end."""
+    texts = [text for edit in edits for text in (edit.new, edit.old) if isinstance(text, str)]
+    cut = encoder.tokenize(texts).truncated.tolist() if texts else []
+    if long := [text for text, is_cut in zip(texts, cut) if is_cut]:
+        raise EditError(f"{encoder.name} reads {encoder.length} tokens, and {quoted(long[0])} has more: shorten it")
 
 
 def candidates(

@@ -26,15 +26,19 @@ from torch import Tensor
 
 from ..edits import Edit, distinct
 from ..errors import RefactError
-from ..evidence.bench import begin, folder_name, form_of, write
+from ..evidence.bench import begin, folder_name
 from ..evidence.cases import Probe, hints
 from ..evidence.judge import Judge
 from ..evidence.metrics import SHOWN, clip_score, fid
+from ..evidence.provenance import form_of
+from ..evidence.results import read_json
 from ..models.corpus import captions
 from ..models.encoders import TextEncoder
 from ..models.model import Model
 from ..patch import Patch
 from ..progress import Progress, plainly
+from ..trust import disk
+from ..trust.runs import rows as rows_of
 
 WAYS = ("at once", "in sequence", "alone")
 STEPS = 20  # patches that a sequence is made of, at most
@@ -116,6 +120,7 @@ def things(world: Mapping) -> list[str]:
     return names + [f"{name} {place}" for place in world["places"][:4] for name in names]
 
 
+@disk.alone
 def scale(
     model: Model,
     facts: Sequence[Edit],
@@ -164,7 +169,7 @@ def scale(
         rows.append(row)
         for number, patch in enumerate(patches if keep else ()):
             patch.save(path.parent / f"{folder_name(name)}-{folder_name(way)}-{count}-{number}.safetensors")
-        write(path, json.dumps([asdict(row) for row in rows], indent=1).encode())
+        disk.write(path, json.dumps([asdict(row) for row in rows], indent=1).encode())
     return rows
 
 
@@ -329,7 +334,8 @@ def _active(model: Model, patches: Sequence[Patch]) -> ExitStack:
 
 def read(folder: str | Path) -> list[Row]:
     """The rows of a study's folder."""
-    return [Row(**form) for form in json.loads((Path(folder) / FILE).read_text())]
+    path = Path(folder) / FILE
+    return rows_of(Row, read_json(path, "its rows are made again"), str(path))
 
 
 SHARES = {  # the columns of a table, and what is drawn as a curve

@@ -18,16 +18,19 @@ from ..evidence.bench import (
     begin,
     keep,
     log_of,
+    names_for,
     opened,
     read_case,
-    settings_of,
-    texts_of,
 )
-from ..evidence.cases import Case, read_cases
+from ..evidence.cases import Case, read_cases, texts_of
 from ..evidence.judge import Judge
+from ..evidence.provenance import settings_of
+from ..evidence.strict import Names
 from ..progress import Progress, plainly
+from ..trust.disk import alone
 
 
+@alone
 def sequence(
     data: Any,
     model: Any,
@@ -41,6 +44,7 @@ def sequence(
     judge: Judge | str | Path | None = None,
     keep_images: int = 0,
     limit: int | None = None,
+    names: Names | None = None,
     progress: Progress = plainly,
     **drawing: Any,
 ) -> Path:
@@ -54,7 +58,8 @@ def sequence(
     cases, name = cases[:limit], str(data) if isinstance(data, (str, Path)) else "cases"
     ready, judging = opened(model, judge)
     steps = {f"order {o}, after {k}": base for o in range(orders) for k in stops(len(cases), every)}
-    plan = Plan({BASELINE: None, **steps}, tuple(seeds), keep_images, **drawing)
+    asked = names_for(ready) if names is None else names
+    plan = Plan({BASELINE: None, **steps}, tuple(seeds), keep_images, **drawing, names=asked)
     bench, out = Bench(plan, ready, judging), Path(out)
     study = {"study": {"name": "sequence", "every": every, "orders": orders, "hold": hold}}
     begin(out, settings_of(name, cases, ready, judging, plan) | study, problems)

@@ -9,8 +9,10 @@ from typing import Any
 
 from ..errors import RefactError
 from ..evidence import results
-from ..evidence.bench import form_of, run, write
+from ..evidence.bench import run
+from ..evidence.provenance import form_of
 from ..methods.registry import method
+from ..trust.disk import write
 
 GRIDS: dict[str, list[dict[str, Any]]] = {
     "refact": [
@@ -71,5 +73,5 @@ def tune(
     best = {name: max((f"{name} #{i}" for i in range(len(grid))), key=worth) for name, grid in grids.items()}
     settings = {label: form_of(made) for label, made in tried.items()}
     found = {"chosen": best, "settings": settings, "scores": scores}
-    write(out / "tuning.json", json.dumps(found, indent=1).encode())
+    write(Path(out) / "tuning.json", json.dumps(found, indent=1).encode())
     return {name: tried[label] for name, label in best.items()}

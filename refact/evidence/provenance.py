@@ -1,0 +1,60 @@
+"""What a run was made of and with: the settings that must agree when it goes on, and the versions that need not."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+from .cases import Case
+from .judge import Judge
+
+FORM = 1  # of the files; a run of another form is refused
+
+
+def settings_of(name: str, cases: Sequence[Case], model: Any, judge: Judge | None, plan: Any) -> dict:
+    """All that the scores depend on, as JSON."""
+    digest = hashlib.sha256(json.dumps([c.to_json() for c in cases], sort_keys=True).encode()).hexdigest()[:16]
+    form = {
+        "form": FORM,
+        "data": {"name": name, "cases": len(cases), "hash": digest, "kind": cases[0].kind if cases else None},
+        "model": {"name": model.name, "family": model.family.name, "fingerprints": model.fingerprints()},
+        "judge": judge and {"name": judge.name, "hash": judge.hash},
+        **{f.name: getattr(plan, f.name) for f in dataclasses.fields(plan) if f.name not in ("methods", "names")},
+        "names": dataclasses.asdict(plan.names),
+        "methods": {label: form_of(method) for label, method in plan.methods.items()},
+    }
+    return json.loads(json.dumps(form))
+
+
+def form_of(method: Any) -> dict | None:
+    """A method's name and settings; None for the unedited model."""
+    return method and {"name": type(method).__name__, **dataclasses.asdict(method)}
+
+
+def versions() -> dict[str, str]:
+    """What the run was made with; not compared."""
+    import torch
+    import transformers
+
+    from .. import __version__
+
+    return {
+        "refact": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def differing(one: Any, other: Any, key: str = "") -> dict[str, tuple[Any, Any]]:
+    """The leaves at which two JSON forms differ, by their dotted names."""
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return {} if one == other else {key: (one, other)}
+    found: dict[str, tuple[Any, Any]] = {}
+    for name in one.keys() | other.keys():
+        found |= differing(one.get(name), other.get(name), f"{key}.{name}" if key else name)
+    return found
