@@ -38,7 +38,7 @@ def edit(
 ) -> Patch:
     """The patch that makes the edits true, by `method` (default `ReFACT()`); the model itself is left as it is.
 
-    model: a `Model`, a live diffusers pipeline, or a name or path that `load` takes. Patches that are active in its text
+    model: a `Model`, a live diffusers pipeline, or a name or path that `load` takes. Patches active in its text
     encoders are lifted while the edit is made; name them in `onto`, and their facts stay. until_holds: where a fact
     does not hold on the text side, other settings are tried one after another on this very model, and the best patch
     is kept; its record tells what was tried. progress: shows the loops of the statistics and of the search, and the

@@ -20,6 +20,7 @@ FLOORS = [  # from the ground up: a file imports files of its own floor or of th
     "editing verification stores",
     "evidence",
     "studies",
+    "studio",
     "cli",
     "__main__",
 ]
@@ -116,6 +117,7 @@ def test_every_room_says_what_it_is_and_who_may_import_it(folder) -> None:
     ("library", "homes"),
     [
         ("ray", {"evidence.parallel"}),
+        ("gradio", {f"studio.{part}" for part in ("page", "making", "keeping", "looking", "server")}),
         ("cryptography", {"trust.signatures"}),
         ("pydantic", {"trust.forms", "trust.schema", "trust.runs"}),
         ("matplotlib", set()),

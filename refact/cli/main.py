@@ -11,7 +11,7 @@ import typer
 from ..errors import LONGEST, RefactError, shown
 
 # isort: off  the order is that of the help; each file registers its subcommands
-from . import about, edit, files, measure, pictures, signing, study  # noqa: F401
+from . import about, edit, files, measure, pictures, signing, studio, study  # noqa: F401
 from .app import app
 
 # isort: on
