@@ -241,6 +241,16 @@ class Patch:
 
     # -- in a file
 
+    def tensors(self, names: Style | None = None, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+        """The tensors of a LoRA that does what this patch does, by name, as other programs take them in memory.
+
+        names: "kohya" or "diffusers"; by default what the family's files have, which ComfyUI's `load_lora` reads for
+        every family. Raises PatchError.
+        """
+        if names not in (None, "kohya", "diffusers"):
+            raise PatchError(f"names of a LoRA are 'kohya' or 'diffusers', not {names!r}")
+        return lora.tensors_of(self.factors, FAMILIES[self.record["family"]], dtype, names)
+
     def save(
         self,
         path: str | Path,

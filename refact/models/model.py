@@ -43,7 +43,7 @@ class Model:
 
     encoders: by component name, the pipeline's own objects. defaults: refact.json of the model's folder (layer,
     default_steps, default_guidance, default_size, companion). companion: a CLIPModel or its folder, for targets
-    by picture.
+    by picture. progress: how an edit's covariance and search show that they go on, and may be cancelled (progress.py).
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class Model:
     ):
         self.name, self.family, self.encoders = name, family, encoders
         self.source, self._pipe, self._companion = source, pipe, companion
+        self.progress: Progress = plainly
         self.defaults: dict = source.json("refact.json") if source else {}
         self._fingerprint = Fingerprint()
 
