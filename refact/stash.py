@@ -151,7 +151,7 @@ def _lent(linear: nn.Module) -> bool:
 
 
 def _sum(base: Tensor, updates: Iterable[Update]) -> Tensor:
-    """Whether the weight is another program's (encoders/widened.py): ours takes its place, and it is never written."""
+    """Base plus updates in the order of their digests, summed in float32 at least; of 8 bits, it stays in float32."""
     ordered = sorted(updates, key=lambda update: (update.digest, update.strength))
     if not ordered:
         return base

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
-from transformers.encoders.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from typer.testing import CliRunner
 
 from refact.cli.main import app

@@ -15,7 +15,7 @@ from refact import Edit
 from refact.encoders import hooks
 from refact.errors import EditError
 from refact.methods.entrance import Entrance
-from refact.record import usage
+from refact.exports import usage
 from refact.writing.entrance import keys_of, site_of
 
 EDIT = Edit("the flag of Canada", new="a blue cat", preserve=("a dog",))

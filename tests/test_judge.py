@@ -11,7 +11,7 @@ import pytest
 import tiny
 import torch
 from PIL import Image
-from transformers.encoders.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from refact.encoders.encoder import TextEncoder
 from refact.errors import DataError

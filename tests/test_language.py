@@ -20,8 +20,9 @@ from refact.errors import DataError, EditError, ModelError
 from refact.families import FAMILIES, detect, lora_keys, site_of
 from refact.language import LANGUAGE
 from refact.models import covariance
-from refact.patch import bake
-from refact.record import describe, usage
+from refact.exports import bake
+from refact.exports import usage
+from refact.record import describe
 from refact.search import aligned, cached
 from refact.search.sentences import sentences_of
 

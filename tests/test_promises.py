@@ -23,7 +23,8 @@ from refact.methods.registry import BUILT_IN
 from refact.models import covariance
 from refact.patch import Patch, merge
 from refact.pocket import unfamiliar
-from refact.record import describe, usage
+from refact.exports import usage
+from refact.record import describe
 from refact.stores import conflicts, known_of
 from refact.trust import inputs
 from refact.verification import Fact, described, verify

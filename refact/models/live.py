@@ -195,7 +195,7 @@ def _encoder(
 
 def _config(weights: dict[str, Tensor], family: Family, tokenizer: Any, changes: Mapping, name: str) -> Any:
     """The encoder's CLIPTextConfig: what the tensors' shapes tell, and what is known of published encoders."""
-    from transformers.encoders.clip import CLIPTextConfig
+    from transformers.models.clip import CLIPTextConfig
 
     (vocabulary, width), layers = weights["text_model.embeddings.token_embedding.weight"].shape, _layers(weights)
     if width not in KINDS and "num_attention_heads" not in changes:
@@ -227,7 +227,7 @@ def _layers(weights: Mapping[str, Tensor]) -> int:
 
 def _module(weights: dict[str, Tensor], config: Any, projected: bool, device: Any, what: str) -> nn.Module:
     """transformers' module of that config around these tensors."""
-    from transformers.encoders.clip import CLIPTextModel, CLIPTextModelWithProjection
+    from transformers.models.clip import CLIPTextModel, CLIPTextModelWithProjection
 
     with torch.device("meta"):
         module = (CLIPTextModelWithProjection if projected else CLIPTextModel)(config)
@@ -278,7 +278,7 @@ def _tokenizer(given: Any, row: EncoderRow, family: Family, name: str) -> Any:
 
 
 def _read_tokenizer(folder: Any, name: str) -> Any:
-    from transformers.encoders.clip import CLIPTokenizer
+    from transformers.models.clip import CLIPTokenizer
 
     held = {path.name for path in Path(folder).glob("*")}  # transformers makes an empty tokenizer of an empty folder
     if "tokenizer.json" not in held and not {"vocab.json", "merges.txt"} <= held:

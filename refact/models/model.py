@@ -165,7 +165,7 @@ class Model:
             return None
         if not (folder / "config.json").is_file():
             raise ModelError(f"{folder}: no CLIP folder (config.json, model.safetensors)")
-        from transformers.encoders.clip import CLIPModel
+        from transformers.models.clip import CLIPModel
 
         try:
             with sources.quiet():

@@ -285,12 +285,12 @@ def _named(source: Source, part: str) -> Any:
 
 def _class(source: Source, row: EncoderRow) -> Any:
     if row.kind == "t5":
-        from transformers.encoders.t5 import T5EncoderModel
+        from transformers.models.t5 import T5EncoderModel
 
         return T5EncoderModel
     if row.kind == "decoder":
         return _named(source, row.name)
-    from transformers.encoders.clip import CLIPModel, CLIPTextModel, CLIPTextModelWithProjection
+    from transformers.models.clip import CLIPModel, CLIPTextModel, CLIPTextModelWithProjection
 
     index = {} if source.alone else source.json("model_index.json")
     named = index[row.name][1] if index else (source.json("config.json").get("architectures") or ["CLIPModel"])[0]

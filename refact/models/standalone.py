@@ -171,7 +171,7 @@ def _module(name: str, tensors: dict[str, Tensor], row: EncoderRow, form: dict |
 
 def _clip(tensors: dict[str, Tensor], row: EncoderRow, form: dict | None) -> tuple[Any, Any]:
     """The class and the config of a CLIP; heads are 64 wide in all that were published."""
-    from transformers.encoders.clip import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+    from transformers.models.clip import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     def named(tail: str) -> Tensor:
         return next(tensors[key] for key in (f"text_model.{tail}", tail) if key in tensors)
@@ -200,7 +200,7 @@ def _clip(tensors: dict[str, Tensor], row: EncoderRow, form: dict | None) -> tup
 
 
 def _t5(tensors: dict[str, Tensor], form: dict | None) -> tuple[Any, Any]:
-    from transformers.encoders.t5 import T5Config, T5EncoderModel
+    from transformers.models.t5 import T5Config, T5EncoderModel
 
     tensors.setdefault("shared.weight", tensors.get("encoder.embed_tokens.weight", torch.empty(0)))
     attention = "encoder.block.0.layer.0.SelfAttention"
