@@ -14,8 +14,8 @@ import refact
 from refact import Edit
 from refact.encoders import hooks
 from refact.errors import EditError
-from refact.methods.entrance import Entrance
 from refact.exports import usage
+from refact.methods.entrance import Entrance
 from refact.writing.entrance import keys_of, site_of
 
 EDIT = Edit("the flag of Canada", new="a blue cat", preserve=("a dog",))
