@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SHELL := /bin/bash
+NEWER := import sys; sys.exit(sys.version_info < (3, 11))
 
 .PHONY: help venv demo studio test slow check format bench docs wheel pocket clean
 
@@ -11,6 +12,9 @@ help:  ## what can be made
 venv: .venv/ready  ## the environment, with the tested versions
 
 .venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c '$(NEWER)' || { echo "refact needs Python 3.11 or newer: make PYTHON=python3.12 ..."; exit 1; }
+	@test -x $(BIN)/python && $(BIN)/python -c '$(NEWER)' || rm -rf .venv
+	@echo "the environment is made in .venv: torch and the other libraries, a few minutes"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'

@@ -26,7 +26,8 @@ class Edit:
 
     * `prompt`: the text whose meaning changes, "the Prime Minister of Canada".
     * `new`: what it shall mean, as a text, or as one or several images (PIL images or paths).
-    * `old`: what it means today; the search moves away from it. By default the prompt's own present meaning.
+    * `old`: what it means today; the search moves away from it. A text, or with a pictured target images too. By
+      default the prompt's own present meaning.
     * `subject`: the words of the prompt whose last token carries the fact. By default the whole prompt.
     * `aliases`: other wordings of the subject, which get the same change.
     * `preserve`: prompts whose conditioning must not change.
@@ -35,7 +36,7 @@ class Edit:
 
     prompt: str
     new: str | tuple = ""
-    old: str | None = None
+    old: str | tuple | None = None
     subject: str | None = None
     aliases: tuple[str, ...] = ()
     preserve: tuple[str, ...] = ()
@@ -47,8 +48,12 @@ class Edit:
             if not isinstance(value, (str, Iterable)):
                 raise EditError(f"{field} of an edit are texts, not {quoted(value)}")
             object.__setattr__(self, field, (value,) if isinstance(value, str) else tuple(value))
-        if not isinstance(self.new, str):
-            object.__setattr__(self, "new", tuple(self.new) if isinstance(self.new, (list, tuple)) else (self.new,))
+        for field in ("new", "old"):
+            value = getattr(self, field)
+            if value is not None and not isinstance(value, str):
+                object.__setattr__(self, field, tuple(value) if isinstance(value, (list, tuple)) else (value,))
+        if isinstance(self.old, tuple) and isinstance(self.new, str):
+            raise EditError("a source by picture needs a target by picture: give both as texts, or both as pictures")
         for field in ("prompt", "new"):
             value = getattr(self, field)
             if not value or (isinstance(value, str) and not value.strip()):
@@ -78,9 +83,10 @@ class Edit:
 
     def to_json(self) -> dict:
         """A JSON-able form that `from_json` reads; pictures become their paths or a note of their size."""
-        form = dataclasses.asdict(dataclasses.replace(self, new=self.new if isinstance(self.new, str) else "image"))
-        if self.targets_images:
-            form["new"] = {"images": [_picture_name(picture) for picture in self.new]}
+        form = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        for field in ("new", "old"):
+            if isinstance(form[field], tuple):
+                form[field] = {"images": [_picture_name(picture) for picture in form[field]]}
         return form | {field: list(form[field]) for field in LISTS}
 
     @classmethod
@@ -89,12 +95,14 @@ class Edit:
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := set(form) - known:
             raise DataError(f"an edit has no {sorted(unknown)}; it has {sorted(known)}")
-        new = form.get("new", "")
-        if isinstance(new, dict):
-            new = tuple(Path(picture) for picture in new.get("images", ()))
-        elif isinstance(new, str) and Path(new).suffix.lower() in IMAGES:
-            new = (Path(new),)
-        return cls(**(form | {"new": new}))
+        return cls(**(form | {field: _read_end(form[field]) for field in ("new", "old") if field in form}))
+
+
+def _read_end(value: Any) -> Any:
+    """A target or source as an edit holds it: pictures named by their files become paths."""
+    if isinstance(value, dict):
+        return tuple(Path(picture) for picture in value.get("images", ()))
+    return (Path(value),) if isinstance(value, str) and Path(value).suffix.lower() in IMAGES else value
 
 
 def _check_text(field: str, value: object, most: int) -> None:

@@ -197,15 +197,17 @@ _ENTRANCE = (
     r"|caption_projection\.(?:\d+\.)?linear(?:_1)?)"
 )
 _UNET = r"(?:down_blocks\.\d+|mid_block|up_blocks\.\d+)\.attentions\.\d+\.transformer_blocks\.\d+\.attn2\.to_[kv]"
+_MIXED = r"encoder\.layers\.(?P<mixed>\d+)\.self_attn\.out_proj"  # of DiffQuickFix
 _WORDS = r"embeddings\.token_embedding"  # of EmbEdit; no other program reads a LoRA of it
+_TOWER = rf"{_CLIP}|{_MIXED}|{_WORDS}"
 _SITES = [
-    rf"(?P<clip>text_encoder(?:_[23])?)\.text_model\.(?:{_CLIP}|{_WORDS})",
+    rf"(?P<clip>text_encoder(?:_[23])?)\.text_model\.(?:{_TOWER})",
     rf"(?P<t5>text_encoder(?:_[23])?)\.{_T5}",
     rf"(?P<decoder>text_encoder(?:_4)?)\.model\.{_DECODER}",
     rf"transformer\.(?P<entrance>{_ENTRANCE})",
     rf"(?P<unet>unet\.{_UNET})",
 ]
-_SITE = re.compile("|".join(_SITES).replace("(?P<layer>", "(?:"))
+_SITE = re.compile(re.sub(r"\(\?P<(?:layer|mixed)>", "(?:", "|".join(_SITES)))
 
 
 def _underscored(pattern: str) -> str:
@@ -217,7 +219,9 @@ _STEMS = [
     re.compile(rf"lora_te(?P<te>[123]?)_(?:text_model_)?{_underscored(_CLIP)}"),
     re.compile(rf"lora_te(?P<te5>[123])_{_underscored(_T5)}"),
     re.compile(rf"lora_unet_(?P<unet>{_underscored(_UNET)})"),
+    re.compile(rf"lora_te(?P<te>[123]?)_(?:text_model_)?{_underscored(_MIXED)}"),
     re.compile(rf"(?P<component>text_encoder(?:_[23])?)\.(?:text_model\.)?{_CLIP}"),
+    re.compile(rf"(?P<component>text_encoder(?:_[23])?)\.(?:text_model\.)?{_MIXED}"),
     re.compile(rf"lora_te(?P<te>[123]?)_text_model_(?P<words>{_underscored(_WORDS)})"),
     re.compile(rf"(?P<component>text_encoder(?:_[23])?)\.text_model\.(?P<words>{_WORDS})"),
     re.compile(rf"(?P<component5>text_encoder(?:_[23])?)\.{_T5}"),
@@ -262,7 +266,10 @@ def lora_keys(family: Family, site: str) -> tuple[str, str, str | None]:
         return f"{site}.lora_A.weight", f"{site}.lora_B.weight", None
     if row is None or row.kind != kind:
         sites = ", ".join(f"{r.name} ({_LINEARS[r.kind]})" for r in family.encoders)
-        raise PatchError(f"{site!r} is no site of {family.title}: its sites are the second matrices of {sites}")
+        raise PatchError(
+            f"{site!r} is no site of {family.title}: its sites are the second matrices and, of a CLIP, the "
+            f"self_attn.out_proj of {sites}"
+        )
     if kind == "t5":
         return _linear_layer(f"{row.prefix}_{path.replace('.', '_')}")
     if kind == "decoder":
@@ -311,6 +318,8 @@ def _site(match: re.Match, family: str | None) -> str:
         return f"{component}.encoder.block.{found['layer']}.layer.1.DenseReluDense.wo"
     second = {"2": "_2", "3": "_3", "clip_g": "_2"}.get(found.get("te") or found.get("comfy") or "", "")
     component = found.get("component") or f"text_encoder{second}"
+    if found.get("mixed"):
+        return f"{component}.text_model.encoder.layers.{found['mixed']}.self_attn.out_proj"
     if found.get("words"):
         return f"{component}.text_model.embeddings.token_embedding"
     return f"{component}.text_model.encoder.layers.{found['layer']}.mlp.fc2"

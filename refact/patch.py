@@ -91,17 +91,17 @@ class Patch:
 
     @property
     def rank(self) -> int:
-        """Of the site that has the most rows."""
+        """The largest rank of any site."""
         return max((len(right) for _, right in self.factors.values()), default=0)
 
     @property
     def size(self) -> int:
-        """How many numbers the factors are."""
+        """How many numbers the factors hold in all."""
         return sum(left.numel() + right.numel() for left, right in self.factors.values())
 
     @property
     def digest(self) -> str:
-        """A name for the factors, 16 hex digits."""
+        """A hash of the factors, 16 hex digits."""
         return stash.digest(self.factors)
 
     # -- in a model
@@ -136,7 +136,7 @@ class Patch:
 
     @contextmanager
     def applied(self, model: Any, strength: float | int = 1.0, force: bool = False) -> Iterator[Handle]:
-        """The model has the patch within the block."""
+        """A context in which the model has the patch; after it the weights are what they were before."""
         handle = self.apply(model, strength, force)
         try:
             yield handle
@@ -144,7 +144,7 @@ class Patch:
             handle.revert()
 
     def mismatch(self, model: Any) -> list[str]:
-        """What says that the patch was made for another model; an imported LoRA says nothing."""
+        """The reasons to think that the patch was made for another model; none for an imported LoRA."""
         made, encoders = self.record["model"]["name"], self.record["model"]["encoders"]
         if not encoders or not self.factors:
             return []
@@ -172,7 +172,7 @@ class Patch:
 
     @property
     def edits(self) -> list[Edit]:
-        """The edits that the record tells of."""
+        """The edits that the record describes."""
         return [Edit.from_json({k: v for k, v in form.items() if k != "sites"}) for form in self.record["edits"]]
 
     def __getitem__(self, name: str) -> Patch:

@@ -35,7 +35,10 @@ def grid(rows: Sequence[tuple[str, Sequence[Image.Image]]], cell: int = 160, tex
 
 
 def save(picture: Image.Image, path: str | Path) -> Path:
-    """The path written, its folder made where missing. Raises DataError for an ending that is no picture's."""
+    """Write a picture, making its folder where that is missing; the path is returned.
+
+    Raises DataError where the path's ending is not that of a picture format.
+    """
     path, content = check_name(path), io.BytesIO()
     try:
         picture.save(content, Image.registered_extensions()[path.suffix.lower()])
@@ -50,6 +53,7 @@ def check_name(path: str | Path) -> Path:
     path = Path(path)
     if path.suffix.lower() not in Image.registered_extensions():
         raise DataError(f"{path}: no picture's ending is {path.suffix!r}; .png and .webp are two")
+    disk.check(path)
     return path
 
 

@@ -23,9 +23,7 @@ from .models.encoders import TextEncoder
 from .models.model import Model
 from .patch import Patch
 from .search import values
-from .search.keys import keys_of
-from .search.sentences import templates_of
-from .search.wanted import Wanted, search
+from .search.wanted import Wanted, places_again, search
 from .writing import held
 
 OVERLAP, HARM = 0.5, 0.2  # what `conflicts` reports from
@@ -55,10 +53,11 @@ def method_of(patches: Sequence[Patch]) -> ReFACT:
     """
     if not patches:
         raise PatchError("no patches were given")
-    forms = [patch.record["method"] for patch in patches]
-    fields = {field.name for field in dataclasses.fields(ReFACT)}
+    defaults = {field.name: field.default for field in dataclasses.fields(ReFACT)}
+    forms = [defaults | patch.record["method"] for patch in patches]  # a setting newer than the patch: its default
+    fields = set(defaults)
     for form in forms:
-        if form["name"] != "ReFACT" or fields - form.keys():
+        if form["name"] != "ReFACT":
             raise PatchError(f"only facts by ReFACT are solved again, not by {form['name']}")
     differing = sorted(name for name in fields - SEARCHING if any(form[name] != forms[0][name] for form in forms))
     if differing:
@@ -93,7 +92,8 @@ def _known(model: Model, patch: Patch, how: ReFACT, edit: Edit, sites: dict) -> 
             raise PatchError(f"{edit.name!r} has {stop - row} rows at strength {strength:g}: not one fact")
         if not written:
             raise PatchError(f"the record does not tell what share of {edit.name!r} was written: make it again")
-        keys = keys_of(_encoder(model, site), log["layer"], edit, templates_of(how))
+        place = places_again(how, _encoder(model, site), log["layer"], edit)
+        keys = place.keys if how.write == "offset" else place.at[None]
         share = float((keys @ right[row]).mean())  # balancing the factors has moved it
         offsets[site] = left[:, row] * share / written / strength
         if not offsets[site].float().isfinite().all():
@@ -152,15 +152,17 @@ def _known_before(model: Model, patch: Patch, method: ReFACT) -> dict[str, Known
 
 def _solved(model: Model, method: ReFACT, edits: list[Edit], known: Mapping[str, Known]) -> Patch:
     def searched(encoder: TextEncoder, layer: int) -> Wanted:
-        site, templates = encoder.site(layer), templates_of(method)
+        site = encoder.site(layer)
         new = [edit for edit in edits if edit.name not in known]
         old = [edit for edit in edits if edit.name in known]
-        each = {e.name: (keys_of(encoder, layer, e, templates), _found(known[e.name], site)) for e in old}
+        each = {e.name: (places_again(method, encoder, layer, e), _found(known[e.name], site)) for e in old}
+        written = {e.name: each[e.name][1].offsets[0].double() for e in old}
         if new:
             fresh = search(method, model, encoder, layer, new)
-            each |= {edit.name: (fresh.keys[at], fresh.found.of(at)) for at, edit in enumerate(new)}
+            each |= {edit.name: (fresh.places[at], fresh.found.of(at)) for at, edit in enumerate(new)}
+            written |= {edit.name: fresh.offsets[at] for at, edit in enumerate(new)}
         found = values.Found.of_all([each[edit.name][1] for edit in edits])
-        return Wanted([each[edit.name][0] for edit in edits], found.offsets.double(), found)
+        return Wanted([each[e.name][0] for e in edits], torch.stack([written[e.name] for e in edits]), found)
 
     patch = held.refact(method, model, edits, searched=searched)
     weakened = {name: fact.strength for name, fact in known.items() if fact.strength != 1.0}
@@ -260,7 +262,7 @@ def _by_keys(
 ) -> list[Conflict]:
     encoder, layer = _encoder(model, site), facts[0].logs[site]["layer"]
     prior, _ = held.prior_of(how, model, encoder, layer)
-    keys = [keys_of(encoder, layer, fact.edit, templates_of(how)) for fact in facts]
+    keys = [places_again(how, encoder, layer, fact.edit).keys for fact in facts]
     directions = [torch.nn.functional.normalize(prior.whiten(k), dim=1) for k in keys]
     found = []
     for a, b in combinations(range(len(facts)), 2):

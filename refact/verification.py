@@ -49,7 +49,7 @@ class Fact:
 
 
 def unseen(patch: Patch) -> str:
-    """Why the text side cannot tell whether a patch's facts hold; "" where it can."""
+    """The reason why the text encoder's output cannot show whether a patch's facts hold; "" where it can."""
     if not patch.edits:
         return "a patch that tells no fact"
     if any(edit.targets_images for edit in patch.edits):
@@ -76,7 +76,7 @@ def verify(
 
 
 def crowding(record: dict) -> list[str]:
-    """A line where a patch's facts crowd their matrix, so that they were not written exactly."""
+    """A line that says so where facts were written with a ridge, because they would crowd their matrix; else none."""
     if not any(log.get("crowded") for edit in record["edits"] for log in edit["sites"].values()):
         return []
     ridge = record["method"].get("crowded", 0.0)
@@ -93,7 +93,7 @@ def climbed(record: dict) -> list[str]:
 
 
 def described(facts: Sequence[Fact]) -> list[str]:
-    """Lines for a person: whether each fact holds, and what moved; what moved along a lot is marked."""
+    """Lines for a person: whether each fact holds, and how far other prompts moved. Large moves are marked."""
     lines = []
     for fact in facts:
         verdict = "DOES NOT HOLD" if not fact.holds else "holds" if fact.toward >= HALF else "holds, BUT BARELY:"
@@ -110,7 +110,7 @@ def described(facts: Sequence[Fact]) -> list[str]:
 
 def source_of(edit: Edit) -> str:
     """What the edited prompt means today, as text."""
-    return edit.prompt if edit.old is None else edit.old
+    return edit.old if isinstance(edit.old, str) else edit.prompt
 
 
 @dataclass(frozen=True)

@@ -170,3 +170,15 @@ def test_threads_write_one_file(tmp_path):
         thread.join()
     assert (tmp_path / "a").read_bytes() in contents
     assert beside(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("place", ["file/x", "file", "folder", "new/folder/x"])
+def test_a_name_that_cannot_be_written_is_known_before_the_work(tmp_path, place):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir()
+    if place in ("file", "new/folder/x"):
+        disk.check(tmp_path / place)
+        assert not (tmp_path / "new").exists()
+    else:
+        with pytest.raises(DataError, match="cannot be written: .*is (a|no) folder"):
+            disk.check(tmp_path / place)

@@ -90,3 +90,7 @@ def test_the_edited_encoder_is_no_judge_of_itself(folder) -> None:
     check_independent(judge, SimpleNamespace(encoders={"text_encoder": other}))
     with pytest.raises(DataError, match="own text_encoder"):
         check_independent(judge, SimpleNamespace(encoders={"text_encoder": own}))
+
+
+def test_a_judge_of_another_package_need_not_be_a_clip() -> None:
+    check_independent(SimpleNamespace(name="other"), SimpleNamespace(encoders={}))

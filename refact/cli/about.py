@@ -20,6 +20,8 @@ def stats(
         str, typer.Option(help="captions (built in), a text or csv file, or hf:NAME; by default what edits use.")
     ] = "",
     tokens: Annotated[int, typer.Option(min=1, max=10**9, help="How many tokens to read.")] = 100_000,
+    texts: Annotated[int, typer.Option(min=0, max=10**9, help="How many texts to read, instead of tokens.")] = 0,
+    cut: Annotated[int, typer.Option(min=0, max=10**6, help="Longest text in tokens; 0: as the encoder has it.")] = 0,
     padding: Annotated[bool, typer.Option(help="Count the pipeline's padding rows too.")] = False,
     rarity: Annotated[
         float, typer.Option(min=0, max=4, help="Weight of a key: its token's frequency to minus this power.")
@@ -36,16 +38,19 @@ def stats(
     ready = open_model(model, device, None)
     for encoder in ready.encoders.values():
         for one in layer if layer else encoder.effective:
-            made = obtain(encoder, one, corpus or ready.corpus, tokens, padding, rarity, progress=bar(quiet))
+            how: dict = {"rarity": rarity, "progress": bar(quiet), "count": texts, "cut": cut}
+            made = obtain(encoder, one, corpus or ready.corpus, tokens, padding, **how)
             say(quiet, f"{encoder.site(one)}: {made.tokens} tokens of {made.corpus}")
 
 
 @app.command()
 def models(
-    name: Annotated[str | None, typer.Argument(help="'pocket', a folder or a hub id; nothing: the families.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="'pocket', a folder or a hub id. Without it the families are listed.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """The families of models that can be edited; or what one model is; or the bundled model's world.
+    """List the families of models that can be edited, or describe one model, or list what the bundled model knows.
 
     Example: refact models pocket --json
     """

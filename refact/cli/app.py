@@ -15,7 +15,7 @@ import typer
 from ..errors import PatchError, RefactError, quoted, shown
 from ..methods.registry import BUILT_IN
 from ..methods.settings import Setting, settings_of
-from ..trust import limits
+from ..trust import disk, limits
 
 app = typer.Typer(
     name="refact",
@@ -45,18 +45,20 @@ def _about(
     """Edit facts in text-to-image models: one fact, one second, one small file that loads as a LoRA."""
 
 
-ModelName = Annotated[str, typer.Option("--model", "-m", help="'pocket', a folder, a hub id or a .safetensors file.")]
+ModelName = Annotated[str, typer.Option("--model", "-m", help="'pocket', a folder or a hub id.")]
 Device = Annotated[str | None, typer.Option(help="Where to compute, for example cpu or mps.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Patches = Annotated[list[str] | None, typer.Option("--patch", "-p", help="FILE or FILE:STRENGTH; may be repeated.")]
 Embeddings = Annotated[
     list[Path] | None, typer.Option(help="A word of textual inversion, .safetensors; may be repeated.")
 ]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only so many cases.")]
-Autocast = Annotated[str | None, typer.Option(help="Draw in bfloat16: twice as fast where the processor has it.")]
-JudgedBy = Annotated[str | None, typer.Option(help="Folder of the judging CLIP; the pocket's own for the pocket.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="At most this many cases.")]
+Autocast = Annotated[
+    str | None, typer.Option(help="Draw in bfloat16, which is twice as fast on a processor that has it.")
+]
+JudgedBy = Annotated[str | None, typer.Option(help="Folder of the judging CLIP. The bundled model has its own.")]
 NamesFile = Annotated[
     Path | None,
     typer.Option("--names", help="Names that a picture may be given, one a line; the pocket's world for the pocket."),
@@ -74,27 +76,30 @@ def with_settings(
     plain = parameters_of(command, "settings")
     taken = {"preserve"} | {p.name for p in plain}
     found = {s.name: (s, cls) for cls in reversed(tuple(classes)) for s in settings_of(cls)}
-    flags = [_flag(s, cls, defaults) for name, (s, cls) in sorted(found.items()) if name not in taken]
+    flags = [_flag(s, cls, defaults, "set_" * (name in taken)) for name, (s, cls) in sorted(found.items())]
+    flags = [flag for flag in flags if flag.name != "set_preserve"]
 
     def wrapped(**given: Any) -> Any:
         own = {p.name: given.pop(p.name) for p in plain}
+        given = {name.removeprefix("set_"): value for name, value in given.items()}
         chosen = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if v is not None and v != []}
         return command(**own, settings=chosen)
 
     return signed(wrapped, command, [*plain, *flags])
 
 
-def _flag(setting: Setting, cls: type, defaults: Any) -> inspect.Parameter:
-    """A setting as a typer parameter; None where the user does not give it."""
+def _flag(setting: Setting, cls: type, defaults: Any, prefix: str = "") -> inspect.Parameter:
+    """A setting as a typer parameter; None where the user does not give it. prefix: where its name is taken already."""
     kind = list[str] if setting.type == tuple[str, ...] else setting.type
-    flag = "--" + setting.name.replace("_", "-")
+    name = prefix + setting.name
+    flag = "--" + name.replace("_", "-")
     names = [f"{flag}/--no-{flag[2:]}"] if kind is bool else [flag]
     shown = getattr(defaults, setting.name, setting.default)
     note = setting.meaning if kind == list[str] else f"{setting.meaning} [{cls.__name__}: {shown!r}]"
     note = note.replace("[", "\\[")  # not rich markup
     option = typer.Option(*names, help=note, rich_help_panel="Settings of the method", show_default=False)
     return inspect.Parameter(
-        setting.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
     )
 
 
@@ -200,8 +205,7 @@ def check_name(path: Path) -> None:
     """RefactError where a patch would get a name that other programs do not take for a LoRA."""
     if path.suffix != ".safetensors":
         raise RefactError(f"a patch is a .safetensors file, not {path}")
-    if path.is_dir():
-        raise RefactError(f"{path} is a folder: give the name of the patch to write")
+    disk.check(path)
 
 
 def _metadata(read: Callable, path: Path) -> dict:

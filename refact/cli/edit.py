@@ -37,13 +37,13 @@ from .app import (
 def edit(
     settings: dict,
     model: ModelName = "pocket",
-    prompt: Annotated[str | None, typer.Option(help="Where the fact is looked up.")] = None,
-    new: Annotated[list[str] | None, typer.Option(help="What it shall mean: a text, or pictures' paths.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="The text whose meaning changes.")] = None,
+    new: Annotated[list[str] | None, typer.Option(help="What it shall mean: a text, or paths of pictures.")] = None,
     old: Annotated[str | None, typer.Option(help="What it means today.")] = None,
     subject: Annotated[str | None, typer.Option(help="The words in the prompt that carry the fact.")] = None,
     alias: Annotated[list[str] | None, typer.Option(help="Another wording of the subject.")] = None,
-    aliases: Annotated[bool, typer.Option("--propose-aliases", help="Add wordings by pattern, and say which.")] = False,
-    demonym: Annotated[str | None, typer.Option(help="For those patterns: Canadian, where Canada is.")] = None,
+    aliases: Annotated[bool, typer.Option("--propose-aliases", help="Add wordings by pattern; print them.")] = False,
+    demonym: Annotated[str | None, typer.Option(help="Adjective for the patterns: Canadian.")] = None,
     preserve: Annotated[list[str] | None, typer.Option(help="A prompt that must stay as it is.")] = None,
     preserve_file: Annotated[Path | None, typer.Option(help="A file of such prompts, one a line.")] = None,
     edits: Annotated[Path | None, typer.Option(help="Several edits from a .toml, .json or .csv file.")] = None,
@@ -101,7 +101,7 @@ def build(
     edits: Annotated[Path, typer.Argument(help="The facts: a .toml, .json or .csv file.")],
     settings: dict,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The patch; what it has already is not searched again.")
+        Path, typer.Option("--output", "-o", help="The patch. Facts that it holds already are not searched for again.")
     ],
     model: ModelName = "pocket",
     preserve_file: Annotated[Path | None, typer.Option(help="A file of prompts that must stay, one a line.")] = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -59,10 +60,12 @@ def show(
 def import_(
     file: Annotated[Path, typer.Argument(help="A LoRA that changes fc2 layers of a text encoder only.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The patch to write.")],
-    family: Annotated[str | None, typer.Option(help="sd1, sd2, sdxl, sd3 or flux, where names do not tell.")] = None,
+    family: Annotated[
+        str | None, typer.Option(help="sd1, sd2, sdxl, sd3 or flux, where the file does not say.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Read such a LoRA back as a patch.
+    """Turn a LoRA of another program into a patch.
 
     Example: refact import lora.safetensors -o patch.safetensors
     """
@@ -87,10 +90,12 @@ def bake(
 
     Example: refact bake -m pocket --patch canada.safetensors -o canada-model
     """
+    from ..models.sources import quiet as hushed
     from ..patch import bake as bake_patches
 
-    loaded = patches_of(patch or [])
-    bake_patches(open_model(model, device, dtype), [one.scaled(s) if s != 1 else one for one, s in loaded], output)
+    loaded, ready = patches_of(patch or []), open_model(model, device, dtype)
+    with hushed() if quiet else nullcontext():
+        bake_patches(ready, [one.scaled(s) if s != 1 else one for one, s in loaded], output)
     say(quiet, f"{shown(output)}: a pipeline with {counted(sum(len(one.names) for one, _ in loaded), 'fact')} changed")
 
 
@@ -98,13 +103,16 @@ def bake(
 def merge(
     files: Annotated[list[Path], typer.Argument(help="The patches.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
-    solve: Annotated[bool, typer.Option("--solve", help="Write them anew, together: none moves another.")] = False,
+    solve: Annotated[
+        bool, typer.Option("--solve", help="Write all facts anew, so that none disturbs another.")
+    ] = False,
     model: ModelName = "pocket",
     quiet: Quiet = False,
 ) -> None:
     """Put several patches into one file; each fact can still be switched off or weakened.
 
-    Summed as they are; with --solve written anew on --model as if made in one go, without searching again.
+    The changes are added up. With --solve all facts are written anew on --model, as if they had been made together,
+    without another search.
 
     Example: refact merge canada.safetensors france.safetensors -o facts.safetensors
     """
@@ -132,8 +140,10 @@ def merge(
 def conflicts(
     files: Annotated[list[Path], typer.Argument(help="Patches by ReFACT, in the order in which they are to be used.")],
     model: ModelName = "pocket",
-    overlap: Annotated[float, typer.Option(help="Report keys that coincide by this share.")] = 0.5,
-    harm: Annotated[float, typer.Option(help="Report facts moved by this share of their own change.")] = 0.2,
+    overlap: Annotated[float, typer.Option(help="Report facts whose keys coincide by this share or more.")] = 0.5,
+    harm: Annotated[
+        float, typer.Option(help="Report facts that another moves by this share of their own change, or more.")
+    ] = 0.2,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:

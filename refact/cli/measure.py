@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import shown
+from ..errors import RefactError, shown
+from ..trust import disk
 from .app import (
     AsJson,
     Autocast,
@@ -29,13 +30,19 @@ from .app import (
 @app.command()
 def bench(
     data: Annotated[str, typer.Argument(help="pocket-road, pocket-timed, or a csv in RoAD's or TIMED's columns.")],
-    out: Annotated[Path, typer.Option(help="The run's folder; what is in it already is not done again.")],
+    out: Annotated[Path, typer.Option(help="The run's folder. What is in it already is not done again.")],
     model: ModelName = "pocket",
     methods: Annotated[
         str, typer.Option(help="Names, with commas; time:strength=1 sets one.")
     ] = "refact,baseline,oracle",
     seeds: Annotated[str, typer.Option(help="Seeds, like 0-24 (the paper's).")] = "0-4",
-    judge: Annotated[str | None, typer.Option(help="Folder of the judging CLIP; none: the text side only.")] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(help="Folder of the judging CLIP. Without one only the text encoder's output is scored."),
+    ] = None,
+    clip: Annotated[
+        str | None, typer.Option(help="Folder of the companion CLIP, for methods that compare projected texts.")
+    ] = None,
     names: NamesFile = None,
     limit: Limit = None,
     keep_images: Annotated[
@@ -54,8 +61,10 @@ def bench(
     """
     from ..evidence.bench import run
 
+    if ray and clip:
+        raise RefactError("workers of a cluster open the model by its name: put the CLIP into the model's refact.json")
     judge, drawn = judge_of(judge, model), seeds_of(seeds)
-    ready = model if ray else open_model(model, device, dtype)
+    ready = model if ray else open_model(model, device, dtype, companion=clip)
     chosen = [name.strip() for name in methods.split(",") if name.strip()]
     how: dict = {
         "names": names_of(names),
@@ -73,11 +82,11 @@ def bench(
 def report(
     folders: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path("report.html"),
-    strip: Annotated[Path | None, typer.Option(help="A picture to write too: some cases of the first run.")] = None,
+    strip: Annotated[Path | None, typer.Option(help="Also write a picture with some cases of the first run.")] = None,
     cases: Annotated[int, typer.Option(min=1, max=100, help="How many cases that picture shows.")] = 4,
     quiet: Quiet = False,
 ) -> None:
-    """One self-contained HTML page about runs: tables, plots, and a strip of pictures for every case.
+    """Write one self-contained HTML page about runs: tables, plots, and a strip of pictures for every case.
 
     Example: refact report runs/road -o road.html --strip road.png
     """
@@ -86,6 +95,7 @@ def report(
     from ..evidence.report import write
     from ..studies.pages import SECTIONS
 
+    disk.check(output)
     if strip:
         pictures.check_name(strip)
     say(quiet, shown(write(folders, output, studies=SECTIONS)))

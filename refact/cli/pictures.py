@@ -78,13 +78,17 @@ def verify(
     file: Annotated[Path, typer.Argument(help="The patch.")],
     model: ModelName = "pocket",
     images: Annotated[bool, typer.Option(help="Judge pictures instead of the text side.")] = False,
-    judge: Annotated[str | None, typer.Option(help="Folder of the judging CLIP; the pocket has its own.")] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="Folder of the judging CLIP. The bundled model has its own.")
+    ] = None,
     seeds: Seeds = "0-9",
     picture: Annotated[
         list[Path] | None, typer.Option(help="With --images: a picture that a fact's target was given by; repeatable.")
     ] = None,
     watch: Annotated[list[str] | None, typer.Option(help="More prompts that should not move.")] = None,
-    fail_under: Annotated[float, typer.Option(min=0, max=1, help="Exit 3 when a smaller share of facts holds.")] = 1.0,
+    fail_under: Annotated[
+        float, typer.Option(min=0, max=1, help="Exit with code 3 when a smaller share of the facts holds.")
+    ] = 1.0,
     force: Annotated[bool, typer.Option(help="Apply a patch that was made for another model.")] = False,
     embedding: Embeddings = None,
     device: Device = None,

@@ -36,7 +36,7 @@ study = typer.Typer(help="Layers, thresholds, sequences, probes, scale: one comm
 app.add_typer(study, name="study")
 
 Data = Annotated[str, typer.Argument(help="pocket-road, pocket-timed, or a csv in RoAD's or TIMED's columns.")]
-Out = Annotated[Path, typer.Option(help="The study's folder; what is in it already is not done again.")]
+Out = Annotated[Path, typer.Option(help="The study's folder. What is in it already is not done again.")]
 By = Annotated[str, typer.Option("--method", help="The method that is studied.")]
 Given = Annotated[str, typer.Option(help="Seeds, like 0-24.")]
 
@@ -82,7 +82,7 @@ def layers(
     ready: Any,
     options: dict,
 ) -> None:
-    """Which layer takes edits best (the paper's Table 2).
+    """Measure which layer takes edits best (the paper's Table 2).
 
     Example: refact study layers pocket-road-validation --out runs/layers
     """
@@ -119,7 +119,7 @@ def thresholds(
     ready: Any,
     options: dict,
 ) -> None:
-    """How sure of the target the search should be before it stops (the paper's Figure 15).
+    """Measure how sure of the target the search should be before it stops (the paper's Figure 15).
 
     Example: refact study thresholds pocket-road-validation --out runs/stop
     """
@@ -156,7 +156,7 @@ def variants(
 def sequence(
     data: Data,
     out: Out,
-    every: Annotated[int, typer.Option(min=1, help="Score after so many edits.")] = 10,
+    every: Annotated[int, typer.Option(min=1, help="Score after every this many edits.")] = 10,
     orders: Annotated[int, typer.Option(min=1, max=1000, help="How many permutations.")] = 3,
     hold: Annotated[bool, typer.Option(help="Hold earlier facts; --no-hold is the paper's way.")] = True,
     by: By = "refact",
@@ -183,7 +183,7 @@ def probes(
     ready: Any,
     options: dict,
 ) -> None:
-    """What else changes with a fact: a second thing in the picture (companions), or inverse and two-step questions.
+    """Measure what else changes with a fact: a second thing in the picture, or inverse and two-step questions.
 
     Example: refact study probes pocket-road-validation --kind relations --out runs/relations
     """
@@ -220,7 +220,7 @@ def concepts(
 
 @study.command()
 def trace(
-    prompt: Annotated[str, typer.Argument(help="A prompt that means something else than it says.")],
+    prompt: Annotated[str, typer.Argument(help="A prompt that stands for something, such as a role.")],
     source: Annotated[str, typer.Option(help="What it means: 'a beaver'.")],
     other: Annotated[list[str], typer.Option(help="What it might mean instead; may be repeated.")],
     subject: Annotated[str | None, typer.Option(help="The words that carry the fact; else the whole prompt.")] = None,
@@ -258,13 +258,13 @@ def scale(
     model: ModelName = "pocket",
     aliases: Annotated[bool, typer.Option(help="Tell other wordings of the pocket's facts, all but the last.")] = True,
     pictures: Annotated[bool, typer.Option(help="Look at pictures too, with the judge.")] = False,
-    keep: Annotated[bool, typer.Option("--keep", help="Save the patches of the rows made now.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Save the patches that this run makes.")] = False,
     judge: JudgedBy = None,
     autocast: Autocast = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """How many facts hold, at once and in sequence, and how far a thousand other prompts move.
+    """Measure how many facts hold, at once and in sequence, and how far a thousand other prompts move.
 
     Example: refact study scale --counts 1,10,100 --out runs/scale
     """
@@ -303,7 +303,7 @@ def quality(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """CLIP score, FID, KID and CMMD of pictures of captions, before and after (the paper's general quality).
+    """Measure CLIP score, FID, KID and CMMD of pictures of captions, before and after (the paper's general quality).
 
     Example: refact study quality facts.safetensors --captions coco.csv --count 1000 --out runs/quality
     """
@@ -340,7 +340,7 @@ def transfer(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Whether a patch still works on encoders that differ from its own, as fine-tunes do; text side.
+    """Measure whether a patch still works on encoders that differ from its own, as fine-tunes do (text side).
 
     Example: refact study transfer canada.safetensors --noise 0.01,0.1
     """

@@ -21,7 +21,7 @@ BOUNDS: dict[str, tuple[float, float]] = {  # from, to; any other number is fini
     **{"batch": (1, 10_000), "contexts": (1, 10_000), "depth": (1, 1000), "epochs": (1, 10**6), "layer": (0, 1000)},
     **{"steps": (1, 10**6), "max_steps": (1, 10**6), "tokens": (1, MANY), "seed": (0, 2**63 - 1)},
     **{"fill": (0, 1), "hold": (0, 1), "share": (0, 1), "stop": (0, 1), "reach": (0, 10), "rarity": (0, 4)},
-    **{"learning_rate": (1e-12, 1e6), "bound": (1e-12, 1e6), "clamp": (1e-9, 1e6), "negatives": (0, 10_000)},
+    **{"learning_rate": (1e-12, 1e6), "bound": (1e-12, 1e6), "clamp": (0, 1e6), "negatives": (0, 10_000)},
 }
 CHOICES: dict[str, tuple[str, ...]] = {
     "autocast": ("", "bfloat16", "float16"),

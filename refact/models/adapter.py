@@ -14,8 +14,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..errors import PatchError
-from ..lora import write
 from ..patch import Patch
+from ..trust.disk import write
 from .encoders import TextEncoder
 from .model import Model
 

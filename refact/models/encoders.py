@@ -81,7 +81,7 @@ class TextEncoder:
 
     @property
     def width(self) -> int:
-        """Of a state."""
+        """How many numbers a hidden state has."""
         return self.part.norm.weight.shape[0]
 
     @property
@@ -199,7 +199,7 @@ class TextEncoder:
         ]
 
     def locate(self, prompt: str, subject: str, within: tuple[int, int] | None = None) -> int:
-        """The position of the subject's last token; raises as `span` does."""
+        """The position of the subject's last token. Raises EditError as `span` does."""
         return self.span(prompt, subject, within)[1]
 
     def span(self, prompt: str, subject: str, within: tuple[int, int] | None = None) -> tuple[int, int]:
@@ -293,7 +293,7 @@ class TextEncoder:
         return self.part.pool(states, ends)
 
     def check_pooled(self, ends: Int[Tensor, " n"]) -> None:
-        """ModelError where the encoder never sees its own [EOS]."""
+        """Raises ModelError where the tokenizer never writes the [EOS] token at which the encoder pools."""
         if not ends.all():
             raise ModelError(
                 f"{self.name} pools at token {self.tower.config.eos_token_id} (its config's eos_token_id), which its "
@@ -301,7 +301,7 @@ class TextEncoder:
             )
 
     def project(self, pooled: Float[Tensor, "*n d"]) -> Float[Tensor, "*n e"]:
-        """Pooled states in the module's projected space; as they are where it has none."""
+        """Pooled states in the module's projected space; unchanged where the module has no projection."""
         projection = getattr(self.module, "text_projection", None)
         if projection is None:
             return pooled

@@ -103,7 +103,7 @@ def _checkpoint(path: Path, config: str | Path | None) -> Source:
         raise ModelError(f"{path.name}: checkpoints are read from .safetensors only (a pickle can run code)")
     if config is None or not (Path(config) / "model_index.json").is_file():
         raise ModelError(
-            f"{path.name} has weights alone: give config=FOLDER (--config), a folder in diffusers' layout "
+            f"{path.name} has weights alone: give refact.load(FILE, config=FOLDER), a folder in diffusers' layout "
             "(model_index.json, configs, tokenizers) of the same kind of model"
         )
     return Source(path.stem, Path(config), str(config), checkpoint=path)

@@ -39,6 +39,7 @@ from ..patch import Patch
 from ..progress import Progress, plainly
 from ..trust import disk
 from ..trust.runs import rows as rows_of
+from ..verification import source_of
 
 WAYS = ("at once", "in sequence", "alone")
 STEPS = 20  # patches that a sequence is made of, at most
@@ -108,14 +109,14 @@ def reworded(world: Mapping, facts: Sequence[Edit]) -> list[list[Probe]]:
     by_id, found = {c["id"]: c for c in world["concepts"]}, []
     for i, fact in enumerate(facts):
         place = world["places"][i % len(world["places"])]
-        meant = (fact.old or fact.prompt, str(fact.new), str(fact.new))
+        meant = (source_of(fact), str(fact.new), str(fact.new))
         texts = [(wording, *meant) for wording in by_id[fact.name]["wordings"][1:]]
         found.append([Probe(*(f"{text} {place}" for text in row)) for row in texts])
     return found
 
 
 def things(world: Mapping) -> list[str]:
-    """Prompts that are about none of `roles`: every thing alone, and at some places."""
+    """Prompts that no fact of `roles` is about: every thing alone, and at some places."""
     names = [c["wordings"][0] for c in world["concepts"] if c["kind"] == "object"]
     return names + [f"{name} {place}" for place in world["places"][:4] for name in names]
 
@@ -223,7 +224,7 @@ def at_once(model: Model, facts: Sequence[Edit], method: Any) -> list[Patch]:
 
 
 def alone(model: Model, facts: Sequence[Edit], method: Any) -> list[Patch]:
-    """A patch for each fact, none knowing of the others."""
+    """A patch for each fact, made on the unedited model without regard to the others."""
     return [method(model, [fact]) for fact in facts]
 
 
@@ -278,7 +279,7 @@ def _texts(
 
 
 def _probe(fact: Edit) -> Probe:
-    return Probe(fact.prompt, fact.prompt if fact.old is None else fact.old, str(fact.new), str(fact.new))
+    return Probe(fact.prompt, source_of(fact), str(fact.new), str(fact.new))
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def trace(
 
 
 def _asker(encoder: TextEncoder, prompt: str, compared: Tensor, samples: int) -> Callable[[], float]:
-    """What gives the mean probability of the first of `compared`, under the hooks of the moment."""
+    """A function that returns the mean probability of the first of `compared`, under whatever hooks are active."""
 
     def ask() -> float:
         found = encoder.embed([prompt] * samples)

@@ -47,6 +47,15 @@ def write(path: str | Path, content: bytes) -> None:
     _settle(path.parent)
 
 
+def check(path: str | Path) -> None:
+    """Raises DataError where no file can be written under this name, so that hours of work do not end in it."""
+    path = _real(path)
+    there = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir() or not there.is_dir() or not os.access(there, os.W_OK):
+        reason = "is a folder" if path.is_dir() else f"{there} {'is no folder' if there.is_file() else 'is read-only'}"
+        raise DataError(f"{path} cannot be written: {reason}; give another name")
+
+
 @contextmanager
 def folder(path: str | Path) -> Iterator[Path]:
     """An empty folder beside `path`, which gets that name when the block ends well and is removed when it does not.

@@ -172,6 +172,7 @@ class Counted(Form):
     corpus: Annotated[str, Field(max_length=limits.NAME)]
     padding: bool
     rarity: Number
+    cut: Annotated[int, Field(ge=0)] = 0
     size: Annotated[int, Field(ge=1, le=limits.SIZE)]
     checksum: Name
 
