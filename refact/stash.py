@@ -150,7 +150,7 @@ def _lent(linear: nn.Module) -> bool:
 
 
 def _sum(base: Tensor, updates: Iterable[Update]) -> Tensor:
-    """Base plus updates in the order of their digests, summed in float32 at least; in the base's dtype if it has over 8 bits."""
+    """Base plus updates in the order of their digests, in float32 at least; the dtype is the base's, unless of eight bits."""
     ordered = sorted(updates, key=lambda update: (update.digest, update.strength))
     if not ordered:
         return base
