@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from . import __version__
 from .aliases import propose_aliases
 from .edits import Edit, distinct
@@ -27,6 +29,8 @@ from .verification import unseen, verify
 STEPS = 100  # of a search that a search of fewer steps is repeated with, at least (paper)
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def edit(
     model: Any,
     edits: Edit | Sequence[Edit],
@@ -44,8 +48,9 @@ def edit(
     is kept; its record tells what was tried. progress: shows the loops of the statistics and of the search, and the
     ways that are tried, which on a large model can take minutes, for other layers need statistics of their own; an
     exception that it raises cancels the edit. kept: a folder of patches, in which this one is looked up by all that it
-    depends on, and left otherwise; targets by picture are not. Raises EditError where an edit cannot be made with the
-    settings asked for.
+    depends on, and left otherwise; targets by picture are not. The search has its gradients even where the caller has
+    turned them off, as ComfyUI does for its nodes. Raises EditError where an edit cannot be made with the settings
+    asked for.
     """
     method = method or ReFACT()
     ready = model if isinstance(model, Model) else load(model, encoders=getattr(method, "encoders", None) or None)

@@ -105,7 +105,8 @@ def push(linear: nn.Linear, owner: object, update: Update) -> None:
     with LOCK:
         stash = getattr(linear, "_refact_stack", None)
         if stash is None:
-            base = linear.weight.detach() if _lent(linear) else linear.weight.detach().clone()
+            with torch.inference_mode(False):  # a base that is made in inference mode could take part in no search
+                base = linear.weight.detach() if _lent(linear) else linear.weight.detach().clone()
             stash = Stash(base, _mark(base))
         new = _sum(stash.base, [*stash.active.values(), update])
         if not torch.isfinite(new).all():
@@ -139,18 +140,18 @@ def _write(linear: nn.Linear, stash: Stash, new: Tensor) -> None:
     if _lent(linear):
         weight.data = new
     else:
-        with torch.inference_mode() if weight.is_inference() else torch.no_grad():  # where such weights may be written
+        with torch.inference_mode(weight.is_inference()), torch.no_grad():  # where alone such a weight may be written
             weight.copy_(new)
     stash.mark = _mark(weight)
 
 
 def _lent(linear: nn.Module) -> bool:
-    """Whether the weight is another program's (models/widened.py): ours stands in its place, it is never written."""
+    """Whether the weight is another program's (encoders/widened.py): ours stands in its place, it is never written."""
     return getattr(linear, "lent", False)
 
 
 def _sum(base: Tensor, updates: Iterable[Update]) -> Tensor:
-    """Base plus updates in the order of their digests, in float32 at least; the dtype is the base's, unless of eight bits."""
+    """Base plus updates in the order of their digests, summed in float32 at least; of 8 bits, it stays in float32."""
     ordered = sorted(updates, key=lambda update: (update.digest, update.strength))
     if not ordered:
         return base

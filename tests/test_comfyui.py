@@ -29,8 +29,8 @@ def host(monkeypatch, tmp_path):
     found, steps = comfy.modules(tmp_path)
     for name, module in found.items():
         monkeypatch.setitem(comfy.sys.modules, name, module)
-    monkeypatch.setattr("refact.live.KINDS", comfy.KINDS)
-    monkeypatch.setattr("refact.live.HEAD", comfy.HEAD)
+    monkeypatch.setattr("refact.models.live.KINDS", comfy.KINDS)
+    monkeypatch.setattr("refact.models.live.HEAD", comfy.HEAD)
     monkeypatch.setenv("REFACT_CACHE", str(tmp_path / "cache"))
     pack = comfy.load_pack()
     nodes = {node.define_schema().node_id: node for node in asyncio.run(pack.RefactExtension().get_node_list())}

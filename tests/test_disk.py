@@ -180,5 +180,5 @@ def test_a_name_that_cannot_be_written_is_known_before_the_work(tmp_path, place)
         disk.check(tmp_path / place)
         assert not (tmp_path / "new").exists()
     else:
-        with pytest.raises(DataError, match="cannot be written: .*is (a|no) folder"):
+        with pytest.raises(DataError, match=r"cannot be written: .*is (a|no) folder"):
             disk.check(tmp_path / place)

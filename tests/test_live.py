@@ -9,8 +9,8 @@ from torch import nn
 
 import refact
 from refact import lora
+from refact.encoders.widened import LentEmbedding, LentLinear
 from refact.families import FAMILIES, on_disk
-from refact.models.widened import LentEmbedding, LentLinear
 from refact.progress import calling
 
 import tiny  # isort: skip
@@ -182,7 +182,7 @@ def test_true_sizes_tell_family_and_shape() -> None:
 
 
 def test_the_last_layer_that_sd2_does_not_read_is_left_out(monkeypatch) -> None:
-    monkeypatch.setattr("refact.live.SD2_LAYERS", 3)
+    monkeypatch.setattr("refact.models.live.SD2_LAYERS", 3)
     pipe = tiny.pipeline("sd2")
     made, _ = live(pipe, "sd2", openclip)
     assert made.encoders["text_encoder"].n_layers == tiny.LAYERS["H"] - 1

@@ -108,12 +108,12 @@ def check_folder(path: Path, name: str) -> None:
     """DataError where a folder is no whole CLIP with weights in safetensors, the one form that cannot run code."""
     if not (path / "preprocessor_config.json").is_file():
         raise DataError(f"{name}: no CLIP folder with a preprocessor_config.json (save it with save_pretrained)")
-    if not any(path.glob("*.safetensors")):
-        raise DataError(f"{name}: a judge is read from .safetensors only (a pickle can run code), and there is none")
     form = results.read_json(path / "config.json", "save the judge again")
     kind = form.get("model_type") if isinstance(form, dict) else None
     if kind != "clip":
         raise DataError(f"{name}: a judge is a whole CLIP, both towers (model_type 'clip'), not {quoted(kind)}")
+    if not any(path.glob("*.safetensors")):
+        raise DataError(f"{name}: a judge is read from .safetensors only (a pickle can run code), and there is none")
 
 
 def _processor(path: Path) -> Any:

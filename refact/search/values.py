@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..models.model import lowered
+from ..models.precision import lowered
 from ..progress import Progress, plainly
 from . import descent, objectives
 

@@ -13,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..edits import Edit
+from ..encoders.encoder import TextEncoder
 from ..errors import EditError
 from ..models.corpus import captions
-from ..models.encoders import TextEncoder
 from ..models.model import Model
 from . import suffix, trie, values
 from .aligned import Aligned, compared

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from .. import solve
 from ..edits import Edit, distinct
+from ..encoders.encoder import TextEncoder
 from ..errors import EditError
 from ..models import covariance
-from ..models.encoders import TextEncoder
 from ..models.model import Model
 from ..patch import Patch
 from ..search.keys import Dropped, keys_of_patch, token_keys

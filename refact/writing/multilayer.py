@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from .. import solve
 from ..edits import Edit, distinct
+from ..encoders.encoder import TextEncoder
 from ..errors import EditError
 from ..lora import Factors
-from ..models.encoders import TextEncoder
 from ..models.model import Model
 from ..patch import Patch
 from ..search import suffix

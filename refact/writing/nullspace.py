@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import solve
 from ..edits import Edit, distinct
-from ..models.encoders import TextEncoder
+from ..encoders.encoder import TextEncoder
 from ..models.model import Model
 from ..patch import Patch
 from ..search.keys import keys_of_patch

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import refact
 from refact import record as records
-from refact.edits import Edit
+from refact.edits import Edit, read_edits
 from refact.patch import Patch, from_lora, merge
 from refact.stores import conflicts, solve_jointly
+from refact.studio import sharing
+from refact.studio.session import Session
 from refact.verification import crowding, described, verify
 
 from .. import tiny
@@ -60,6 +63,19 @@ def run(watch: Watch, folder: Path, first: int, last: int, seed: int) -> None:
         use(watch, f"patches {number}", path, model, good, number % DEEP == 0)
 
 
+def _in_studio(watch: Watch, case: str, path: Path) -> None:
+    """Uploaded, taken into a session's list, given out again as a file of facts that reads back."""
+    folder = path.with_name("session")
+    shutil.rmtree(folder, ignore_errors=True)
+    session = Session(folder)
+    pieces = watch.attempt(f"{case} studio upload", lambda: sharing.patches_of(path))
+    if not pieces or watch.attempt(f"{case} studio keep", lambda: session.add(pieces[:20])) is None:
+        return
+    facts = watch.attempt(f"{case} studio export", lambda: sharing.exported(session, folder))
+    if facts is not None and facts.suffix == ".toml" and session.prompts(session.facts[0]):
+        watch.attempt(f"{case} studio read back", lambda: read_edits(facts))
+
+
 def use(watch: Watch, case: str, path: Path, model: Any, good: Patch, deep: bool = True) -> None:
     """Everything that a person may do with a file; not deep: only what needs no model."""
     record = watch.attempt(f"{case} show", lambda: records.read_record(path))
@@ -72,6 +88,7 @@ def use(watch: Watch, case: str, path: Path, model: Any, good: Patch, deep: bool
     patch = watch.attempt(f"{case} load", lambda: Patch.load(path))
     if patch is None or not deep:
         return
+    _in_studio(watch, case, path)
     facts = watch.attempt(f"{case} verify", lambda: verify(model, patch))
     told = watch.attempt(f"{case} tell", lambda: "\n".join([*described(facts or []), *crowding(patch.record)]))
     watch.check_text(f"{case} tell", told or "")

@@ -1,6 +1,6 @@
 """A Model of what another program has in memory: its text encoders' state dict, in any common layout, or its modules.
 
-For hosts such as ComfyUI. The weights are used where they lie (models/widened.py); only norms and biases are copied.
+For hosts such as ComfyUI. The weights are used where they lie (encoders/widened.py); only norms and biases are copied.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import ModelError
-from .families import FAMILIES, Family, on_disk
-from .family import EncoderRow
-from .models.encoders import TextEncoder, text_tower
-from .models.model import Model
-from .models.widened import LentEmbedding, LentLinear
+from ..encoders.encoder import TextEncoder, text_tower
+from ..encoders.widened import LentEmbedding, LentLinear
+from ..errors import ModelError
+from ..families import FAMILIES, Family, on_disk
+from ..family import EncoderRow
+from .model import Model
 
 KINDS = {768: "l", 1024: "h", 1280: "g"}  # the published CLIP text encoders by their width: CLIP-L, OpenCLIP-H and bigG
 HEAD = 64  # width of an attention head in all of them

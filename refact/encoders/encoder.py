@@ -144,7 +144,8 @@ class TextEncoder:
     def in_float32(self) -> TextEncoder:
         """This encoder if it computes in float32 and gradients can be taken through it, else such a copy of it.
 
-        A decoder and an encoder whose weights belong to another program compute in float32 as they are.
+        A decoder and an encoder whose weights belong to another program compute in float32 as they are. Of an encoder
+        that was opened in inference mode a copy is made, for its tensors take no part in a search.
         """
         plain = all(w.dtype == torch.float32 and not w.is_inference() for w in self.tower.parameters())
         if self.kind == "decoder" or plain or is_lent(self.linear(0)):
