@@ -2,7 +2,7 @@
 
     REFACT_COMFYUI=CHECKOUT REFACT_COMFYUI_PYTHON=CHECKOUT/venv/bin/python pytest -m slow tests/test_comfyui_real.py
 
-Nothing is fetched: REFACT_COMFYUI is a checkout (0.3.64 or newer), REFACT_COMFYUI_PYTHON a Python that has what it
+Nothing is fetched: REFACT_COMFYUI is a checkout (run with 0.8.0), REFACT_COMFYUI_PYTHON a Python that has what it
 requires and what this package requires (by default the one that runs the tests). Loaders of checkpoints are replaced
 by loaders of text encoders, and what draws pictures is left out.
 """
