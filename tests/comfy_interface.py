@@ -1,4 +1,4 @@
-"""What the node pack calls of ComfyUI, in our own words, recorded from ComfyUI 0.3.64 and 0.8.0.
+"""What the node pack calls of ComfyUI, in our own words, as read in 0.3.64 and 0.8.0.
 
 It stands in for ComfyUI where none is given (tests/test_comfyui.py runs the pack in the real one). What is kept of the
 original's behaviour: weights are made in inference mode and stored in float16, a CLIP's clones share them, LoRAs are

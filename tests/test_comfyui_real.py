@@ -2,7 +2,7 @@
 
     REFACT_COMFYUI=CHECKOUT REFACT_COMFYUI_PYTHON=CHECKOUT/venv/bin/python pytest -m slow tests/test_comfyui_real.py
 
-Nothing is fetched: REFACT_COMFYUI is a checkout (0.3.64 or newer), REFACT_COMFYUI_PYTHON a Python that has what it
+Nothing is fetched: REFACT_COMFYUI is a checkout (run with 0.8.0), REFACT_COMFYUI_PYTHON a Python that has what it
 requires and what this package requires (by default the one that runs the tests). Loaders of checkpoints are replaced
 by loaders of text encoders, and what draws pictures is left out.
 """
@@ -212,7 +212,7 @@ def test_a_list_of_facts(server) -> None:
 
 
 def test_the_cancel_button_ends_a_search(server) -> None:
-    long = 'tokens = 600\nmax_steps = 5000\nreach = 99.0\nobjective = "direct"'
+    long = 'tokens = 600\nmax_steps = 5000\nreach = 10.0\nobjective = "direct"'
     before = server.searches()
     number = server.start(graph_of("edit_a_fact", "sd1", server.base / "none.pt", settings=long))
     while server.searches() == before:

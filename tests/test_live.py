@@ -260,7 +260,7 @@ def test_a_kept_patch_is_not_searched_again(tmp_path) -> None:
 
     def made(edit=EDIT, method=QUICK, onto=()):
         steps.clear()
-        return refact.edit(model, edit, method, onto, calling(lambda *step: steps.append(step)), tmp_path)
+        return refact.edit(model, edit, method, onto, progress=calling(lambda *step: steps.append(step)), kept=tmp_path)
 
     first = made()
     assert steps
@@ -284,3 +284,25 @@ def test_edits_are_made_on_plain_weights_though_patches_are_active() -> None:
         assert torch.equal(model.encoders["text_encoder"].states([PROMPT]), during), "and it is active again"
     assert chained.digest == plain.digest
     assert not chained.mismatch(model)
+
+
+def test_a_patch_that_is_reverted_while_an_edit_is_made_does_not_come_back() -> None:
+    model = refact.load(tiny.pipeline("sd1"))
+    encoder = model.encoders["text_encoder"]
+    clean = encoder.states([PROMPT])
+    first, handles = refact.edit(model, EDIT, QUICK), []
+
+    def callback(label: str, done: int, total: int | None) -> None:
+        if label.startswith("search") and handles:
+            handles.pop().revert()
+
+    handles += [first.apply(model)]
+    kept = first.apply(model, strength=0.5)
+    half = first.applied(model)
+    refact.edit(model, replace(EDIT, new="biden"), QUICK, progress=calling(callback))
+    assert not handles
+    kept.revert()
+    assert torch.equal(encoder.states([PROMPT]), clean)
+    assert not any(hasattr(part, "_refact_stack") for part in encoder.tower.modules())
+    with half:
+        assert not torch.equal(encoder.states([PROMPT]), clean)
