@@ -1,4 +1,4 @@
-"""Pages that are made while the site is built: the executed notebook, and the settings of every method."""
+"""Pages that are made while the site is built: the executed notebook, the settings of every method, public names."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
+import refact
 from refact.methods.citations import PAPERS
 from refact.methods.registry import BUILT_IN
 from refact.methods.settings import settings_of
@@ -22,6 +23,16 @@ def on_files(files: Files, config: Any) -> Files:
     files.append(File.generated(config, "notebook.md", content="\n\n".join(cells(NOTEBOOK))))
     files.append(File.generated(config, "reference/methods.md", content="\n".join(methods())))
     return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """The reference of Python, with a section for public names that the page does not arrange itself."""
+    if page.file.src_uri != "reference/python.md":
+        return markdown
+    methods = {cls.__name__ for cls in BUILT_IN.values()}
+    homes = {name: f"refact.{home}.{name}" for name, home in refact._HOMES.items() if name not in methods}
+    rest = [where for where in homes.values() if f"::: {where}\n" not in markdown + "\n" and "errors." not in where]
+    return "\n\n".join([markdown, "## Further names", *(f"::: {where}" for where in rest)]) if rest else markdown
 
 
 def cells(notebook: Path) -> Iterator[str]:

@@ -6,25 +6,19 @@ All it asks of a model is `model[site] -> nn.Linear`, `model.fingerprints() -> {
 from __future__ import annotations
 
 import copy
-import json
-import math
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from . import lora, stash
 from .edits import Edit, slug
 from .errors import ModelError, PatchError
-from .families import FAMILIES, lora_keys, on_disk
+from .families import FAMILIES, Style, lora_keys
 from .lora import Factors
 from .record import (
     KEY,
@@ -35,10 +29,12 @@ from .record import (
     merged,
     parts_of,
     plain,
-    read_header,
     record_of,
     rows_of,
 )
+from .trust import disk
+
+STRONGEST = 1e12  # a strength beyond it is a mistake
 
 
 @dataclass(eq=False)
@@ -55,12 +51,13 @@ class Handle:
         A second call does nothing. Raises PatchError where something else has changed a weight meanwhile; force puts
         the stashed weight back all the same.
         """
-        if not force:
-            for site, linear in self.linears.items():
-                stash.check(linear, site)
-        for linear in self.linears.values():
-            stash.pop(linear, self.owner)
-        self.linears = {}
+        with stash.LOCK:
+            if not force:
+                for site, linear in self.linears.items():
+                    stash.check(linear, site)
+            for linear in self.linears.values():
+                stash.pop(linear, self.owner)
+            self.linears = {}
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no plain equality; compare digests
@@ -90,17 +87,17 @@ class Patch:
 
     @property
     def rank(self) -> int:
-        """Of the site that has the most rows."""
+        """The largest rank of any site."""
         return max((len(right) for _, right in self.factors.values()), default=0)
 
     @property
     def size(self) -> int:
-        """How many numbers the factors are."""
+        """How many numbers the factors hold in all."""
         return sum(left.numel() + right.numel() for left, right in self.factors.values())
 
     @property
     def digest(self) -> str:
-        """A name for the factors, 16 hex digits."""
+        """A hash of the factors, 16 hex digits."""
         return stash.digest(self.factors)
 
     # -- in a model
@@ -110,8 +107,11 @@ class Patch:
 
         force: also where the patch was made for another model; the handle says what differed. Shapes must fit.
         """
-        if not math.isfinite(strength):
-            raise PatchError(f"a strength is a finite number, not {strength}")
+        check_strength(strength)
+        with stash.LOCK:  # no other thread's patch may come while the unpatched weights are looked at
+            return self._apply(model, strength, force)
+
+    def _apply(self, model: Any, strength: float, force: bool) -> Handle:
         linears = {site: self._linear(model, site) for site in self.factors}
         mismatch = self.mismatch(model)
         if mismatch and not force:
@@ -132,7 +132,7 @@ class Patch:
 
     @contextmanager
     def applied(self, model: Any, strength: float | int = 1.0, force: bool = False) -> Iterator[Handle]:
-        """The model has the patch within the block."""
+        """A context in which the model has the patch; after it the weights are what they were before."""
         handle = self.apply(model, strength, force)
         try:
             yield handle
@@ -140,7 +140,7 @@ class Patch:
             handle.revert()
 
     def mismatch(self, model: Any) -> list[str]:
-        """What says that the patch was made for another model; an imported LoRA says nothing."""
+        """The reasons to think that the patch was made for another model; none for an imported LoRA."""
         made, encoders = self.record["model"]["name"], self.record["model"]["encoders"]
         if not encoders or not self.factors:
             return []
@@ -168,7 +168,7 @@ class Patch:
 
     @property
     def edits(self) -> list[Edit]:
-        """The edits that the record tells of."""
+        """The edits that the record describes."""
         return [Edit.from_json({k: v for k, v in form.items() if k != "sites"}) for form in self.record["edits"]]
 
     def __getitem__(self, name: str) -> Patch:
@@ -183,8 +183,8 @@ class Patch:
         """The patch with its edits weakened or strengthened: all by one number, or some by name."""
         wanted = strengths if isinstance(strengths, Mapping) else dict.fromkeys(self.names, strengths)
         for name, strength in wanted.items():
-            if not math.isfinite(strength) or not self._known(name):
-                raise PatchError(f"a strength is a finite number, not {strength} of {name!r}")
+            check_strength(strength)
+            self._known(name)
         scales = {site: torch.full((len(right),), torch.nan) for site, (_, right) in self.factors.items()}
         record = changed(self.record)
         for part in parts_of(record):
@@ -241,19 +241,38 @@ class Patch:
 
     # -- in a file
 
-    def save(self, path: str | Path, dtype: torch.dtype = torch.float32, compact: bool = False) -> None:
+    def tensors(self, names: Style | None = None, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+        """The tensors of a LoRA that does what this patch does, by name, as other programs take them in memory.
+
+        names: "kohya" or "diffusers"; by default what the family's files have, which ComfyUI's `load_lora` reads for
+        every family. Raises PatchError.
+        """
+        if names not in (None, "kohya", "diffusers"):
+            raise PatchError(f"names of a LoRA are 'kohya' or 'diffusers', not {names!r}")
+        return lora.tensors_of(self.factors, FAMILIES[self.record["family"]], dtype, names)
+
+    def save(
+        self,
+        path: str | Path,
+        dtype: torch.dtype = torch.float32,
+        compact: bool = False,
+        names: Style | None = None,
+        also: Mapping[str, Tensor] | None = None,
+    ) -> None:
         """Write a LoRA that other programs load; the same patch gives the same bytes.
 
         compact: re-factor sites with more rows than the matrix has, giving up that their edits can be told apart.
+        names: the style of the tensors' names, by default the family's own. also: zero tensors that a program asks
+        for (see exports.py).
         """
         patch = self.compacted() if compact else self
         if not patch.factors:
             raise PatchError("this patch changes nothing; there is nothing to save")
-        tensors = lora.tensors_of(patch.factors, FAMILIES[patch.record["family"]], dtype)
+        tensors = lora.tensors_of(patch.factors, FAMILIES[patch.record["family"]], dtype, names) | dict(also or {})
         for name, tensor in tensors.items():
             if not torch.isfinite(tensor).all():
                 raise PatchError(f"{name} is too large for {dtype}; save it in float32")
-        lora.write(Path(path), lora.file_bytes(tensors, lora.metadata_of(patch.record, tensors)))
+        disk.write(path, lora.file_bytes(tensors, lora.metadata_of(patch.record, tensors)))
 
     @classmethod
     def load(cls, path: str | Path) -> Patch:
@@ -262,11 +281,18 @@ class Patch:
         record = record_of(header, str(path))
         factors = lora.factors_of(tensors, record["family"], str(path))
         _check_names(factors, header, record, str(path))
-        return cls({site: _trimmed(pair, rows_of(record, site)) for site, pair in factors.items()}, record)
+        trimmed = {site: _trimmed(pair, rows_of(record, site)) for site, pair in factors.items()}
+        return cls({site: pair for site, pair in trimmed.items() if len(pair[1])}, record)
+
+
+def check_strength(strength: float | int) -> None:
+    """Raises PatchError for what is no finite number of a size that makes sense."""
+    if isinstance(strength, bool) or not isinstance(strength, (int, float)) or not abs(strength) <= STRONGEST:
+        raise PatchError(f"a strength is a finite number from -{STRONGEST:g} to {STRONGEST:g}, not {strength!r:.50}")
 
 
 def _trimmed(pair: tuple[Tensor, Tensor], owned: set[int]) -> tuple[Tensor, Tensor]:
-    """The factors without the zero rows that pad them to the rank of other sites."""
+    """The factors without the zero rows that pad them to the rank of other sites, or that a program asked for."""
     left, right = pair
     rank = max(owned, default=-1) + 1
     if left[:, rank:].any() or right[rank:].any():
@@ -276,7 +302,8 @@ def _trimmed(pair: tuple[Tensor, Tensor], owned: set[int]) -> tuple[Tensor, Tens
 
 def _check_names(factors: Factors, header: Header, record: dict, where: str) -> None:
     family = FAMILIES[record["family"]]
-    known = {name for site in factors for name in lora_keys(family, site)}
+    styles: tuple[Style, ...] = ("kohya", "diffusers")
+    known = {name for site in factors for style in styles for name in lora_keys(family, site, style)}
     if strange := sorted(set(header.tensors) - known):
         raise PatchError(f"{where}: a patch of {family.title} has no tensor {strange[0][:200]!r}")
 
@@ -295,10 +322,15 @@ def merge(patches: Sequence[Patch]) -> Patch:
     for patch in patches:
         for site, pair in patch.factors.items():
             pairs.setdefault(site, []).append(pair)
+    ranks = [{site: len(right) for site, (_, right) in patch.factors.items()} for patch in patches]
+    for site, found in pairs.items():
+        shapes = {(len(left), right.shape[1]) for left, right in found}
+        if len(shapes) > 1:
+            said = " and ".join(f"{d_out} by {d_in}" for d_out, d_in in sorted(shapes))
+            raise PatchError(f"{site} is a matrix of {said} in these patches: they are for different models")
+    record = merged([patch.record for patch in patches], ranks)
     lefts = {site: torch.cat([left for left, _ in found], dim=1) for site, found in pairs.items()}
     rights = {site: torch.cat([right for _, right in found]) for site, found in pairs.items()}
-    ranks = [{site: len(right) for site, (_, right) in patch.factors.items()} for patch in patches]
-    record = merged([patch.record for patch in patches], ranks)
     return Patch({site: (lefts[site], rights[site]) for site in pairs}, record)
 
 
@@ -328,40 +360,3 @@ def from_lora(path: str | Path, family: str | None = None) -> Patch:
         "imported": [{"name": slug(path.stem), "file": path.name, "sites": sites}],
     }
     return Patch(factors, record)
-
-
-def bake(model: Any, patches: Sequence[Patch], folder: str | Path) -> None:
-    """Write the whole pipeline with the patches in its weights; every transformers version reads the folder.
-
-    The live model has the patches while the files are written, and is what it was afterwards. Patches that are active
-    in it already are written too. Raises PatchError where LoRAs are loaded (their weights would not be saved).
-    """
-    folder, pipe = Path(folder), model.pipe
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise PatchError(f"{folder} is there already; give a folder that is new or empty")
-    if wrapped := [name for name, part in pipe.components.items() if getattr(part, "peft_config", None)]:
-        raise PatchError(f"{', '.join(wrapped)} of {model.name} have LoRAs loaded; fuse or unload them first")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        with ExitStack() as active:
-            for patch in patches:
-                active.enter_context(patch.applied(model))
-            pipe.save_pretrained(partial, safe_serialization=True)
-        for file in partial.glob("text_encoder*/*.safetensors*"):
-            _rename_weights(file)
-        partial.chmod(0o755)
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _rename_weights(file: Path) -> None:
-    """Give a saved CLIP encoder's weights, or its index of shards, the names that old transformers read."""
-    if file.suffix == ".json":
-        index = json.loads(file.read_text())
-        index["weight_map"] = {on_disk(name): shard for name, shard in index["weight_map"].items()}
-        file.write_text(json.dumps(index, indent=2))
-        return
-    if any(on_disk(name) != name for name in read_header(file).tensors):
-        save_file({on_disk(name): weight for name, weight in load_file(file).items()}, file, metadata={"format": "pt"})

@@ -73,12 +73,12 @@ def test_offset_form_every_context_and_alias_moves_by_the_same_offset(model, enc
 
 
 def test_value_form_is_romes_rank_one_update(model, encoder):
-    chosen = ReFACT(**QUICK, write="value", keep_ends=False, hold=0.999999)
+    chosen = ReFACT(**QUICK, write="value", keep_ends=False, hold_empty=False)
     patch = chosen(model, [CANADA])
     read = reading(encoder, "pooled", ())
     sentences = sentences_of(encoder, read, CANADA, chosen.templates[:4])
     begun = suffix.start(encoder.tower, 1, [sentences], read.depth)
-    key, before = (x[0].mean(0).double().numpy() for x in (begun.keys, begun.values))
+    key, before = (x[0][begun.places[0]].mean(0).double().numpy() for x in (begun.keys, begun.values))
     seen = covariance.obtain(encoder, 1, tokens=1500, rarity=chosen.rarity)
     c = seen.matrix.numpy()
     c = c + 1e-2 * np.trace(c) / len(c) * np.eye(len(c))
@@ -162,7 +162,7 @@ def test_edits_made_onto_a_patch_leave_its_facts(model, encoder):
         ReFACT(**QUICK, embedding="conditioning"),
         ReFACT(**QUICK, covariance=False),
         ReFACT(**QUICK, ridge=0.1),
-        ReFACT.paper(layer=1, max_steps=5, tokens=1500, shrink=1e-2),
+        ReFACT.paper(layer=1, max_steps=5, tokens=1500, shrink=1e-2, space=""),
     ],
     ids=lambda m: f"{type(m).__name__}-{getattr(m, 'objective', '')}-{getattr(m, 'embedding', '')}",
 )
@@ -294,8 +294,9 @@ def test_a_live_pipeline_is_taken_as_it_is():
 
 
 def test_methods_are_found_by_name():
-    assert method("refact:paper", layer=3).weight_decay == 0.1
-    assert set(METHODS) == {"refact", "memit", "alphaedit", "time", "uce", "entrance", "finetune", "embedit"}
+    assert method("refact:authors", layer=3).weight_decay == 0.1
+    ours = ("refact", "memit", "emcid", "alphaedit", "time", "uce", "entrance", "diffquickfix", "finetune", "embedit")
+    assert set(METHODS) == set(ours)
     assert method("refact:many:layer=0") == ReFACT.many(layer=0) == ReFACT(layer=0, weight_decay=0.1, reach=1.0)
     assert method("refact:paper:layer=5:objective=direct") == ReFACT.paper(layer=5, objective="direct")
     assert method("uce:strength=2.5") == UCE(strength=2.5)
@@ -316,7 +317,7 @@ def test_facts_that_crowd_a_matrix_are_written_with_a_ridge_and_it_is_said():
     with pytest.raises(EditError, match="do not fit"):
         ReFACT(**quick, crowded=0)(model, facts)
     with pytest.raises(EditError, match="do not fit"):  # the paper knows of no such rule
-        ReFACT.paper(**quick, write="offset")(model, facts)
+        ReFACT.paper(**quick, write="offset", space="", hold_empty=True)(model, facts)
     crowded = ReFACT(**quick)(model, facts)
     tiny.close(tiny.change(crowded), tiny.change(ReFACT(**quick, ridge=0.5, keep_ends=False)(model, facts)))
     assert crowding(crowded.record) == [

@@ -17,6 +17,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+import refact
+from refact.methods.citations import REFACT
+
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 NOTEBOOK = ROOT / "examples" / "first_edit.ipynb"
@@ -148,7 +151,7 @@ def test_the_reference_has_every_public_name_and_every_setting(site):
     )
     methods = (site / "reference" / "methods.html").read_text()
     for name in homes:
-        assert f">{name}<" in text.replace("<wbr>", "") or f'id="{name.lower()}"' in methods or name == "METHODS", name
+        assert f">{name}<" in text.replace("<wbr>", "") or f'id="{name.lower()}"' in methods, name
     assert "weight_decay" in methods
 
 
@@ -197,3 +200,24 @@ def test_the_wheel_works_from_an_empty_folder(tmp_path):
     assert "holds" in run("-m", "refact", "edit", *fact, "-o", "canada.safetensors")
     assert (empty / "canada.safetensors").stat().st_size < 20_000
     assert "a penguin" in run("-m", "refact", "show", "canada.safetensors")
+
+
+def test_the_architecture_names_files_that_exist():
+    named = re.findall(r"`([\w/]+\.py)`", (DOCS / "architecture.md").read_text())
+    assert len(named) > 40
+    assert not [name for name in named if not (ROOT / "refact" / name).is_file() and not (ROOT / name).is_file()]
+
+
+def test_the_tree_in_the_architecture_has_every_room_and_file_of_the_package():
+    tree = re.search(r"```text\nrefact/\n(.*?)```", (DOCS / "architecture.md").read_text(), re.DOTALL)[1]
+    rooms = {path.parent.name + "/" for path in (ROOT / "refact").glob("*/__init__.py")}
+    files = {path.name for path in (ROOT / "refact").glob("*.py")} - {"__init__.py", "__main__.py"}
+    assert not {name for name in rooms | files if name not in tree}
+
+
+def test_citation_and_hooks_are_what_they_should_be():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert cited["version"] == refact.__version__
+    assert cited["preferred-citation"]["doi"] in REFACT
+    repositories = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [repository["repo"] for repository in repositories] == ["local"], "others would be fetched"

@@ -37,9 +37,9 @@ def refact(installed, *words: object, cwd: Path) -> subprocess.CompletedProcess:
 
 
 def test_edit_makes_a_patch_by_it(installed, tmp_path):
-    done = refact(installed, "edit", "--method", "transplant", *FACT, "-o", "p.safetensors", "--once", cwd=tmp_path)
+    done = refact(installed, "edit", "--method", "rome", *FACT, "-o", "p.safetensors", "--once", cwd=tmp_path)
     assert done.returncode in (0, 3), done.stderr
-    assert Patch.load(tmp_path / "p.safetensors").record["method"]["name"] == "Transplant"
+    assert Patch.load(tmp_path / "p.safetensors").record["method"]["name"] == "ROME"
 
 
 def test_bench_runs_it_beside_our_own(installed, tmp_path):
@@ -47,7 +47,7 @@ def test_bench_runs_it_beside_our_own(installed, tmp_path):
         "bench",
         "pocket-road-validation",
         "--methods",
-        "transplant,transplant:layer=0",
+        "rome,rome:layer=0",
         "--limit",
         1,
         "--seeds",
@@ -55,7 +55,7 @@ def test_bench_runs_it_beside_our_own(installed, tmp_path):
     ]
     done = refact(installed, *words, "--out", "run", "--quiet", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert {"transplant", "transplant:layer=0"} <= results.summary(results.read_run(tmp_path / "run")).keys()
+    assert {"rome", "rome:layer=0"} <= results.summary(results.read_run(tmp_path / "run")).keys()
 
 
 def test_it_keeps_the_laws(installed):
@@ -68,12 +68,12 @@ def test_it_keeps_the_laws(installed):
         "no:cacheprovider",
         str(HERE / "test_laws.py"),
         "-k",
-        "transplant",
+        "rome",
     ]
     done = subprocess.run(laws, env=installed, cwd=HERE.parent, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert (
-        "transplant"
+        "rome"
         in subprocess.run(
             [*laws, "--collect-only"], env=installed, cwd=HERE.parent, capture_output=True, text=True, check=False
         ).stdout
@@ -82,6 +82,6 @@ def test_it_keeps_the_laws(installed):
 
 def test_without_the_package_there_is_no_such_method(tmp_path):
     plain = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"PYTHONPATH": str(HERE.parent)}
-    done = refact(plain, "edit", "--method", "transplant", *FACT, cwd=tmp_path)
+    done = refact(plain, "edit", "--method", "rome", *FACT, cwd=tmp_path)
     assert done.returncode == 2
-    assert "no method 'transplant'" in done.stderr
+    assert "no method 'rome'" in done.stderr

@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..edits import Edit
+from ..encoders.encoder import TextEncoder
 from ..errors import EditError
-from ..models.encoders import TextEncoder
 from . import cached
 from .readings import spaced
 from .trie import Sentence
@@ -161,9 +161,9 @@ def compared(
 
 
 def _texts(edit: Edit, template: str, others: Sequence[str]) -> list[str]:
-    if not isinstance(edit.new, str):
-        raise EditError("a language model reads no pictures: give the target as a text")
     old = edit.prompt if edit.old is None else edit.old
+    if not isinstance(edit.new, str) or not isinstance(old, str):
+        raise EditError("a language model reads no pictures: give target and source as texts")
     return [template.replace("{}", text) for text in (edit.new, old)] + list(others)
 
 

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..models import hooks
-from ..models.encoders import TextEncoder
+from ..encoders import hooks
+from ..encoders.encoder import TextEncoder
 from .suffix import Start
 from .trie import Sentence
 
@@ -74,8 +74,9 @@ def start(encoder: TextEncoder, layer: int, edits: Sequence[Sequence[Sentence]])
     own_keys, own_values = ([row[:n] for row, n in zip(part, counts)] for part in (keys, values))
     longest = max(len(s.rows) for sentences in filled for s in sentences)
     read = [[[*s.rows, *s.rows[-1:] * (longest - len(s.rows))] for s in sentences] for sentences in filled]
-    places = torch.tensor(read, device=encoder.device) if longest else None
-    return Start(Whole(encoder, layer, ids, subjects, ends, places), own_keys, own_values, sizes)
+    seen = torch.tensor(read, device=encoder.device) if longest else None
+    places = [list(range(n)) for n in counts]
+    return Start(Whole(encoder, layer, ids, subjects, ends, seen), own_keys, own_values, sizes, places)
 
 
 @torch.no_grad()

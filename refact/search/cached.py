@@ -20,10 +20,10 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from ..encoders import hooks
+from ..encoders.encoder import TextEncoder
+from ..encoders.widened import Widened
 from ..errors import ModelError
-from ..models import hooks
-from ..models.encoders import TextEncoder
-from ..models.widened import Widened
 from .suffix import Start
 from .trie import Sentence, grow
 
@@ -41,6 +41,7 @@ class Nodes:
     owner: np.ndarray  # (n,): whose row it is; -1: nobody's, it stays
     edited: np.ndarray  # (n,) bool
     read: list[list[list[int]]]  # of each edit's sentences, the nodes that are read
+    subjects: list[list[int]]  # of each edit's sentences, the node of the subject's last token
 
     @property
     def constants(self) -> int:
@@ -57,6 +58,7 @@ def joined(edits: Sequence[Sequence[Sentence]], pad: int, alive: bool = True) ->
     entries: list[tuple[int, int, int, bool]] = []  # id, position, owner, edited
     above: list[list[int]] = []  # the nodes that each sees, itself among them where it does
     read: list[list[list[int]]] = []
+    subjects: list[list[int]] = []
 
     def node(key: tuple, entry: tuple[int, int, int, bool], seen: list[int], itself: bool = True) -> int:
         if key not in known:
@@ -68,22 +70,24 @@ def joined(edits: Sequence[Sequence[Sentence]], pad: int, alive: bool = True) ->
     for number, sentences in enumerate(edits):
         trie = grow(sentences)
         read.append([])
+        subjects.append([])
         for sentence, path in zip(sentences, trie.paths):
             trail: list[int] = []
             for position, (token, place) in enumerate(zip(sentence.ids, path)):
                 owner = number if alive and place >= trie.constants else -1
                 entry = (token, position, owner, bool(alive and trie.edited[place]))
                 trail.append(node((owner, *sentence.ids[: position + 1]), entry, trail[:position]))
+            subjects[-1].append(trail[sentence.subject])
             padding = [
                 node((number, *sentence.ids, "padding", row), (pad, row, number if alive else -1, False), trail, False)
                 for row in sentence.rows
                 if row > sentence.end
             ]
             read[-1].append([*(trail[row] for row in sentence.rows if row <= sentence.end), *padding])
-    return _sorted(entries, above, read)
+    return _sorted(entries, above, read, subjects)
 
 
-def _sorted(entries: list, above: list[list[int]], read: list[list[list[int]]]) -> Nodes:
+def _sorted(entries: list, above: list[list[int]], read: list[list[list[int]]], subjects: list[list[int]]) -> Nodes:
     ids, positions, owner, edited = (np.array(column) for column in zip(*entries))
     sees = np.zeros((len(entries), len(entries)), dtype=bool)
     for row, seen in zip(sees, above):
@@ -91,7 +95,8 @@ def _sorted(entries: list, above: list[list[int]], read: list[list[list[int]]]) 
     order = np.argsort(owner, kind="stable")
     place = np.argsort(order)
     found = [[[int(place[node]) for node in rows] for rows in sentences] for sentences in read]
-    return Nodes(ids[order], positions[order], sees[order][:, order], owner[order], edited[order], found)
+    own = [[int(place[node]) for node in nodes] for nodes in subjects]
+    return Nodes(ids[order], positions[order], sees[order][:, order], owner[order], edited[order], found, own)
 
 
 class Held(Cache):
@@ -278,7 +283,8 @@ def start(encoder: TextEncoder, layer: int, edits: Sequence[Sequence[Sentence]],
     # where a norm follows the MLP (Gemma), an offset is measured by the MLP's own output
     added = values if hasattr(part.layers[layer], "post_feedforward_layernorm") else base
     sizes = torch.stack([added[rows].norm(dim=1).mean() for rows in mine])
-    return Start(cached, [keys[rows] for rows in mine], [values[rows] for rows in mine], sizes)
+    places = [[rows.tolist().index(node) for node in own] for rows, own in zip(mine, nodes.subjects)]
+    return Start(cached, [keys[rows] for rows in mine], [values[rows] for rows in mine], sizes, places)
 
 
 def _filled(nodes: Nodes, device: torch.device) -> Int[Tensor, "e c s"]:

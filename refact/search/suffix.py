@@ -146,6 +146,7 @@ class Start:
     keys: list[Float[Tensor, "_ d_in"]]  # one row a distinct prefix up to the subject's last token
     values: list[Float[Tensor, "_ d_out"]]  # the MLP's output there
     sizes: Float[Tensor, " e"]  # the norm of the states that an offset is added to, mean over the edited rows
+    places: list[list[int]]  # of each sentence of each edit, which of the edit's rows is its own
 
 
 @torch.no_grad()
@@ -180,7 +181,9 @@ def start(tower: Tower, layer: int, edits: Sequence[Sequence[Sentence]], rows_de
     )
     at = [edited[i].nonzero().flatten() for i in range(len(tries))]
     own_keys, own_values, states = ([part[i, a] for i, a in enumerate(at)] for part in (keys, values, x))
-    return Start(suffix, own_keys, own_values, torch.stack([rows.norm(dim=1).mean() for rows in states]))
+    nodes = [[int(slot[p[s.subject]]) for s, p in zip(e, t.paths)] for e, t, slot in zip(edits, tries, slots)]
+    places = [[a.tolist().index(node) for node in own] for own, a in zip(nodes, at)]
+    return Start(suffix, own_keys, own_values, torch.stack([rows.norm(dim=1).mean() for rows in states]), places)
 
 
 def _embed(tower: Tower, ids: Tensor, positions: Tensor) -> Tensor:

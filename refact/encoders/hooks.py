@@ -1,4 +1,4 @@
-"""Look at what a module gets or gives, or put something else there. The only file that registers a hook."""
+"""Read a module's input or output, or replace its output. The only file that registers hooks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _tensor(value: Tensor | tuple) -> Tensor:
 
 @contextmanager
 def read(module: nn.Module, which: str = "input", stop: bool = False) -> Iterator[list[Tensor]]:
-    """A list that grows by the module's input (or "output") at each call; stop: leave the pass right there.
+    """A list to which each call of the module adds its input (or "output"); stop: end the forward pass there.
 
     With stop=True the caller's forward raises nothing: the block ends when `Stop` reaches it, so nothing
     may stand in the block after the forward.

@@ -26,6 +26,7 @@ from .fingerprints import Fingerprint, plain_weights
 from .frames import frame_of
 from .hooks import read
 from .t5 import T5
+from .widened import is_lent
 
 __all__ = ["TextEncoder", "Tokens", "text_tower"]
 BATCH_TOKENS = 2048  # positions in one forward pass
@@ -81,7 +82,7 @@ class TextEncoder:
 
     @property
     def width(self) -> int:
-        """Of a state."""
+        """How many numbers a hidden state has."""
         return self.part.norm.weight.shape[0]
 
     @property
@@ -90,7 +91,7 @@ class TextEncoder:
 
     @property
     def dtype(self) -> torch.dtype:
-        return base_weight(self.linear(0)).dtype
+        return torch.float32 if is_lent(self.linear(0)) else base_weight(self.linear(0)).dtype
 
     def linear(self, layer: int) -> nn.Linear:
         """The last matrix of a layer's MLP (fc2, T5: wo, decoders: down_proj), from inside a PEFT wrapper."""
@@ -141,10 +142,16 @@ class TextEncoder:
         raise EditError(f"layer {layer} of {self.name} takes no edit ({why}); use 0 to {use.stop - 1}")
 
     def in_float32(self) -> TextEncoder:
-        """This encoder if it is float32, else a float32 copy of it; a decoder computes in float32 as it is."""
-        if self.kind == "decoder" or all(weight.dtype == torch.float32 for weight in self.tower.parameters()):
+        """This encoder if it computes in float32 and gradients can be taken through it, else such a copy of it.
+
+        A decoder and an encoder whose weights belong to another program compute in float32 as they are. Of an encoder
+        that was opened in inference mode a copy is made, for its tensors take no part in a search.
+        """
+        plain = all(w.dtype == torch.float32 and not w.is_inference() for w in self.tower.parameters())
+        if self.kind == "decoder" or plain or is_lent(self.linear(0)):
             return self
-        module = copy.deepcopy(self.module).float()
+        with torch.inference_mode(False):
+            module = copy.deepcopy(self.module).float()
         return TextEncoder(self.name, module, self.component, self.row, self.length - self.frame.longer)
 
     # -- words --------------------------------------------------------------------------------------------------------
@@ -199,7 +206,7 @@ class TextEncoder:
         ]
 
     def locate(self, prompt: str, subject: str, within: tuple[int, int] | None = None) -> int:
-        """The position of the subject's last token; raises as `span` does."""
+        """The position of the subject's last token. Raises EditError as `span` does."""
         return self.span(prompt, subject, within)[1]
 
     def span(self, prompt: str, subject: str, within: tuple[int, int] | None = None) -> tuple[int, int]:
@@ -293,7 +300,7 @@ class TextEncoder:
         return self.part.pool(states, ends)
 
     def check_pooled(self, ends: Int[Tensor, " n"]) -> None:
-        """ModelError where the encoder never sees its own [EOS]."""
+        """Raises ModelError where the tokenizer never writes the [EOS] token at which the encoder pools."""
         if not ends.all():
             raise ModelError(
                 f"{self.name} pools at token {self.tower.config.eos_token_id} (its config's eos_token_id), which its "
@@ -301,7 +308,7 @@ class TextEncoder:
             )
 
     def project(self, pooled: Float[Tensor, "*n d"]) -> Float[Tensor, "*n e"]:
-        """Pooled states in the module's projected space; as they are where it has none."""
+        """Pooled states in the module's projected space; unchanged where the module has no projection."""
         projection = getattr(self.module, "text_projection", None)
         if projection is None:
             return pooled
