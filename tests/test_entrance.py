@@ -37,8 +37,9 @@ def test_keys_are_what_the_pipeline_gives_its_entrance(opened) -> None:
     assert torch.cdist(keys, rows).amin(1).max() < 1e-3 * keys.norm(dim=1).max()
 
 
-def test_it_is_the_closed_form_of_uce_and_keeps_what_is_preserved(opened) -> None:
-    _, _, model = opened
+@pytest.mark.parametrize("name", ["z-image", "pixart"])
+def test_it_is_the_closed_form_of_uce_and_keeps_what_is_preserved(name) -> None:
+    model = refact.load(tiny_decoders.pipeline(name))
     encoder, weight = next(iter(model.encoders.values())), model[site_of(model)].weight.detach().double()
     after = encoder.part.tail if encoder.frame.after else int(encoder.kind == "t5")
     source, target = (keys_of(model, encoder, text)[-after - 1][None] for text in (EDIT.prompt, EDIT.new))

@@ -15,7 +15,7 @@ from diffusers import DiffusionPipeline
 
 import refact
 from refact import Edit, ReFACT
-from refact.encoders import frames
+from refact.encoders import frames, hooks
 from refact.errors import DataError, EditError, ModelError
 from refact.exports import bake, usage
 from refact.families import FAMILIES, detect, lora_keys, site_of
@@ -72,8 +72,12 @@ def test_the_family_is_recognised_and_its_usual_encoders_are_opened(family) -> N
 
 def test_states_are_what_the_pipeline_sends(family) -> None:
     at = made(family)
-    with torch.no_grad():
+    with torch.no_grad(), hooks.read(at.encoder.tower.get_input_embeddings()) as given:
         sent = SENT[family](at.pipe)
+    tokens = at.encoder.tokenize([PROMPT])
+    count = int(tokens.ends) + 1
+    assert torch.equal(given[0][0, :count], tokens.ids[0, :count])
+    assert set(given[0][0, count:].tolist()) <= {at.encoder.tokenizer.pad_token_id}
     ours = at.encoder.states([PROMPT])[:, DROPPED.get(family, 0) :]
     end = min(int(at.encoder.tokenize([PROMPT]).ends) + 1 - DROPPED.get(family, 0), ours.shape[1])
     assert (ours[:, :end] - sent[:, :end]).abs().max() < 1e-4 * sent.abs().max()
@@ -247,6 +251,8 @@ def test_rows_are_compared_with_those_opposite_from_the_end_over_their_spread(fa
     torch.testing.assert_close(read.spread.tail[0], spread, rtol=1e-4, atol=1e-5)
     padding = len(asked[1].rows) - count
     assert padding == (0 if family == "z-image" else 7)
+    expected = (1 / read.spread.padding).expand(padding, -1)
+    torch.testing.assert_close(weighed.weights[0, 1, count : count + padding], expected)
 
 
 def test_other_methods_say_that_they_do_not_edit_a_language_model() -> None:
@@ -257,8 +263,7 @@ def test_other_methods_say_that_they_do_not_edit_a_language_model() -> None:
 def test_several_facts_are_one_patch_and_alphaedit_writes_too() -> None:
     at = made("z-image")
     other = Edit("the king of France", new="a green phone")
-    both = ReFACT(**QUICK)(at.model, [EDIT, other])
-    alone = ReFACT(**QUICK)(at.model, [EDIT])
+    both, alone = ReFACT(**QUICK)(at.model, [EDIT, other]), at.patch
     assert both.names == ["flag-of-canada", "king-of-france"]
     one, two = (patch.record["edits"][0]["sites"][at.encoder.site(3)]["loss"] for patch in (both, alone))
     assert one == pytest.approx(two, rel=1e-4)
