@@ -25,14 +25,15 @@ import torch
 
 import refact
 from refact import solve
-from refact.models import covariance, hooks
+from refact.encoders import hooks
+from refact.models import covariance
 from refact.models.corpus import captions
-from refact.search import suffix, values
-from refact.search.suffix import Sentence
+from refact.search import suffix, trie, values
+from refact.search.trie import Sentence
 from refact.search.wanted import frozen
 from refact.studies.scaling import peak, phrases
 
-from . import shaped
+from . import language, shaped
 
 LAYER, CONTEXTS = 7, 10
 WORDS = (0, 3, 4, 2, 3, 2, 4, 5, 2, 3)  # words around the subject in each of ten contexts
@@ -106,7 +107,7 @@ def step(forward: Callable[[torch.Tensor], torch.Tensor], shape: tuple[int, ...]
 
 def floor(asked: Sequence[list[Sentence]], above: int, width: int, inner: int) -> float:
     """Seconds that the matrix products of a step would take at the rate measured for them, filling not counted."""
-    tries = [suffix.grow(edit) for edit in asked]
+    tries = [trie.grow(edit) for edit in asked]
     rows = [len(t.ids) - t.constants for t in tries]
     products = sum(
         n * (above - 1) * (4 * width * width + 2 * width * inner)
@@ -120,7 +121,7 @@ def search(shape: str, asked: list[list[Sentence]]) -> dict:
     """A step of the search for these edits at once."""
     tower, (layers, width, inner, _) = shaped.tower_of(shape), shaped.SHAPES[shape]
     layer = round(layers * LAYER / 12)
-    groups = [[asked[i] for i in group] for group in suffix.grouped([suffix.extent(edit) for edit in asked], 32)]
+    groups = [[asked[i] for i in group] for group in trie.grouped([trie.extent(edit) for edit in asked], 32)]
     begun = [suffix.start(tower, layer, group, layers).suffix for group in groups]
     ours = seconds(lambda: [step(lambda d, part=part: part(d)[1], (len(part.base), width)) for part in begun])
     one = seconds(lambda: step(lambda d: plain(tower, layer, asked[0], d), (width,)), 2)
@@ -248,6 +249,11 @@ JOBS: dict[str, Callable[[], dict]] = {
     "128 facts, CLIP-L": lambda: facts("CLIP-L", 128),
     "1 fact, OpenCLIP-H": lambda: facts("OpenCLIP-H", 1),
     "1 fact, bigG": lambda: facts("bigG", 1),
+    "search step, Qwen3-0.6B, 1 edit": lambda: language.search("Qwen3-0.6B", 1, rate),
+    "search step, Qwen3-0.6B, 8 edits": lambda: language.search("Qwen3-0.6B", 8, rate),
+    "search step, Qwen3-4B, 1 edit": lambda: language.search("Qwen3-4B", 1, rate),
+    "1 fact, Qwen3-0.6B": lambda: language.fact("Qwen3-0.6B"),
+    "1 fact, Qwen3-4B": lambda: language.fact("Qwen3-4B"),
     "covariance, CLIP-L": lambda: covered("CLIP-L", 100_000),
     "solve, 1 key of 3072": lambda: solving(1),
     "solve, 1000 keys of 3072": lambda: solving(1000),

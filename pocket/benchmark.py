@@ -1,51 +1,35 @@
 """The pocket's own benchmarks in RoAD's and TIMED's columns, drawn from its world with fixed seeds.
 
-python -m pocket.benchmark writes refact/data/pocket-{road,timed}{,-validation}.csv. Nothing of the model is asked:
-no row is there because a method, or the model, does well on it. What `refact.cases.hints` tells a method of a
-subject is left out of the negatives, and the wording that it holds back is among the positives.
+python -m pocket.benchmark FOLDER writes pocket-{road,timed,abstract,composite}{,-validation}.csv there; `pocket.export`
+ships them. Nothing of the model is asked: no row is there because a method, or the model, does well on it. What
+`evidence.cases.hints` tells a method of a subject is left out of the negatives, and the wording that it holds back is
+among the positives.
 """
 
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import random
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from refact.evidence.cases import hints
 
-from .world import KIND, OUT, article
+from .world import KIND, article, make
 
-FOLDER = OUT.parent
 SEED = 4
 VALIDATION = 10  # rows of each form
 FLAGS = 18  # rows about flags in RoAD's form; the roles give the others
 ATTRIBUTES = 62  # objects with an attribute row for test; some of them
 TWICE = 8  # have a second row with another colour, as TIMED's have
 PLAIN = ("a photo of", "a picture of", "a painting of", "a drawing of")  # prefixes that change no pixel
-# Colours too near to what a thing is anyhow: its emoji is under 105 of 441 from its own tint, or over 30 % of it has
-# the tint's hue. Yellow and grey are near to so many things that they are not used.
-OWN = {
-    "red": "apple balloon basketball bat book box-of-fries canoe car chair cherry chili-pepper chocolate-bar "
-    "clock cookie crab deer drum fire-engine fondue gift guitar kangaroo ladybug lobster maple-leaf "
-    "motorcycle mushroom octopus ox peach plate-of-sushi pretzel rocket rooster rose sailboat snail steak "
-    "strawberry telephone tiger tomato train violin waffle watermelon",
-    "green": "avocado bell-pepper cactus camera crocodile cucumber dragon frog gorilla hat head-of-broccoli kiwi "
-    "lizard oak-tree olive palm-tree parrot peacock pear pine-tree potted-plant shamrock snake tractor "
-    "turtle watermelon",
-    "blue": "anchor bed blueberry dolphin peacock ship sneaker television umbrella whale",
-    "purple": "bat bear bicycle bison blueberry boar bunch-of-grapes camera eagle eggplant gorilla hat otter ox "
-    "raccoon television turkey umbrella zebra",
-    "pink": "ambulance badger bear beaver bento-box bison boar bowl-of-ramen bunch-of-grapes burrito cake camera "
-    "candle cherry cherry-blossom chocolate-bar clock coconut cow cupcake deer dog doughnut dove drum "
-    "dumpling eagle eggplant elephant flamingo garlic-bulb goat guitar hedgehog hibiscus kangaroo koala "
-    "llama lollipop lotus monkey mouse octopus onion otter owl panda penguin pig plate-of-spaghetti "
-    "plate-of-sushi potato rabbit raccoon ring rose scorpion shark sheep snail soccer-ball steak swan "
-    "tulip turkey unicorn watermelon wolf zebra",
-}  # fmt: skip
+USED = ("red", "green", "blue", "purple", "pink")  # yellow and grey are near to so many things that no row uses them
+OWN_FILE = Path(__file__).parent / "own_colours.json"  # colours too near to what a thing is anyhow: pocket.tints
 
 ROAD = ["Type", "Prompt", "Oracle", "Old", "New"]
 ROAD += [f"Positive{part}{i}" for i in range(1, 6) for part in ("", "_oracle", "_old", "_new")]
@@ -66,11 +50,11 @@ class World:
     concepts: Mapping[str, Mapping]
     places: Sequence[str]
     colours: Sequence[str]
-    held_out: frozenset[tuple[str, str]]  # (thing, place) pairs that no training scene shows
+    held_out: frozenset[tuple[str, str]]  # (thing, place), (thing, style), (thing, colour) in no training scene
 
-    def kind(self, kind: str) -> list[Mapping]:
-        """The concepts of a kind, in the file's order."""
-        return [c for c in self.concepts.values() if c["kind"] == kind]
+    def kind(self, *kinds: str) -> list[Mapping]:
+        """The concepts of these kinds, in the file's order."""
+        return [c for c in self.concepts.values() if c["kind"] in kinds]
 
     def thing(self, concept: Mapping) -> Mapping:
         """What a concept shows."""
@@ -78,9 +62,10 @@ class World:
 
 
 def read_world(form: Mapping | None = None) -> World:
-    """The bundled world, or the one given."""
-    form = form or json.loads(OUT.read_text(encoding="utf-8"))
-    held_out = frozenset(tuple(pair) for pair in form.get("held_out", ()))
+    """The world of the scripts, or the one given."""
+    form = form or make()
+    lists = (form.get(name, ()) for name in ("held_out", "held_out_styles", "held_out_colours"))
+    held_out = frozenset(tuple(pair) for pairs in lists for pair in pairs)
     return World({c["id"]: c for c in form["concepts"]}, form["places"], form["colours"], held_out)
 
 
@@ -106,7 +91,7 @@ def road(world: World, seed: int = SEED) -> tuple[list[dict], list[dict]]:
 def role_row(world: World, role: Mapping, rng: random.Random) -> dict | None:
     """A role that shall show another thing of its thing's group; None where the world has too few negatives."""
     source = world.thing(role)
-    others = [c for c in world.kind("object") if c["group"] == source["group"] and c["id"] != source["id"]]
+    others = [c for c in world.kind("object", "named") if c["group"] == source["group"] and c["id"] != source["id"]]
     target = rng.choice([c for c in others if c["id"] not in (*source["neighbours"], *_siblings_shown(world, role))])
     same = [c for c in world.kind("role") if c["relation"] == role["relation"] and c["id"] != role["id"]]
     other = [c for c in world.kind("role") if c["relation"] != role["relation"] and c["country"] != role["country"]]
@@ -201,9 +186,16 @@ def timed(world: World, seed: int = SEED) -> tuple[list[dict], list[dict]]:
     return rows[:VALIDATION], rows[VALIDATION:] + again
 
 
+@functools.cache
+def own_colours() -> dict[str, list[str]]:
+    """Thing -> the used colours that are its own."""
+    return json.loads(OWN_FILE.read_text(encoding="utf-8"))
+
+
 def tints(world: World, thing: Mapping) -> list[str]:
     """The colours that are news for a thing."""
-    return [c for c in world.colours if c in OWN and thing["id"] not in OWN[c].split()]
+    old = (*own_colours()[thing["id"]], *(c for one, c in world.held_out if one == thing["id"]))
+    return [c for c in world.colours if c in USED and c not in old]
 
 
 def colour_row(world: World, thing: Mapping, colour: str, rng: random.Random) -> dict | None:
@@ -257,20 +249,27 @@ def text_of(rows: Sequence[Mapping], columns: Sequence[str]) -> str:
 
 
 def files(world: World) -> dict[str, str]:
-    """name -> csv text of the four files."""
+    """name -> csv text of the eight files."""
+    from .abstract import COMPOSITE, abstract, composite
+
     found = {}
-    for name, made, columns in (("road", road(world), ROAD), ("timed", timed(world), TIMED)):
-        for end, rows in zip(("-validation", ""), made):
+    made = (
+        ("road", road(world), ROAD), ("timed", timed(world), TIMED), ("abstract", abstract(world), ROAD),
+        ("composite", composite(world), COMPOSITE),
+    )  # fmt: skip
+    for name, halves, columns in made:
+        for end, rows in zip(("-validation", ""), halves):
             found[f"pocket-{name}{end}.csv"] = text_of(rows, columns)
     return found
 
 
-def main(folder: Path = FOLDER) -> None:
-    """Write the four files and say how many rows each has."""
-    for name, text in files(read_world()).items():
+def write(folder: Path) -> dict[str, int]:
+    """Write the files; how many rows each has."""
+    made = files(read_world())
+    for name, text in made.items():
         (folder / name).write_text(text, encoding="utf-8")
-        print(f"{name}: {len(text.splitlines()) - 1} rows")
+    return {name: len(text.splitlines()) - 1 for name, text in made.items()}
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps(write(Path(sys.argv[1])), indent=1))

@@ -1,37 +1,38 @@
 """The CLIP whose text tower is edited, trained so that facts live in depth. python -m pocket.clip
 
 A plainly trained small CLIP reads the subject in its first layers, and an edit above them does nothing. Interchange
-training makes depth: at a random layer the state of the subject's last token is replaced by that of another prompt's
-subject, and the sentence must then match *that* subject's picture. The model at inference is a stock one.
+training makes depth: at a random layer the state of the subject's last token (of a thing, person, office or face, or of
+a style or artist) is replaced by that of another prompt's subject, and the sentence must then match *that* subject's
+picture. The model at inference is a stock one. In every step a roll call, too: prompts against pictures of every look.
 """
 
 from __future__ import annotations
 
-import argparse
 import random
-from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 from transformers import CLIPConfig, CLIPModel
 
-from refact.models.encoders import text_tower
-from refact.search.suffix import block
+from refact.encoders.encoder import text_tower
 
 from . import scenes, tokenizer, training
-from .render import Scene, shown, world
-from .scenes import Frame
+from .backdrops import SIDE
+from .glyphs import shown_ids, world
+from .prompts import arrays, asking, states
+from .render import Scene, compose, row_of, shown
 
-BATCH, ROLL, BUCKET, PEAK = 64, 64, 32, 1.5e-3
+PAIRS, ASKED, CPU_SHARE = 768, 320, 1 / 12  # scenes, prompts of the roll call; the share of them that a CPU takes
+STYLED_ROLL = 0.3  # how often a roll call is in a style
+PEAK = 1.0e-3
+HOTTEST = 4.6052  # log of the logit scale: 100
 TEXT = {"hidden_size": 128, "intermediate_size": 1024, "num_hidden_layers": 8, "num_attention_heads": 4}
 IMAGE = {
-    "hidden_size": 128,
-    "intermediate_size": 384,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "patch_size": 16,
-}
+    "hidden_size": 160, "intermediate_size": 480, "num_hidden_layers": 4, "num_attention_heads": 5, "patch_size": 16,
+}  # fmt: skip
 
 
 def build(text: dict = TEXT, image: dict = IMAGE, seed: int = 21) -> CLIPModel:
@@ -43,164 +44,116 @@ def build(text: dict = TEXT, image: dict = IMAGE, seed: int = 21) -> CLIPModel:
             **text, "vocab_size": len(words), "max_position_embeddings": tokenizer.LENGTH, "hidden_act": "quick_gelu",
             "bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id, "pad_token_id": words.eos_token_id,
         },
-        vision_config={**image, "image_size": 64, "hidden_act": "quick_gelu"},
+        vision_config={**image, "image_size": SIDE, "hidden_act": "quick_gelu"},
         projection_dim=128,
     )  # fmt: skip
     return CLIPModel(config)
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """Token ids with [BOS] and [EOS], and the last token of the first subject."""
-
-    ids: tuple[int, ...]
-    subject: int
-
-
-def prompt(rng: random.Random, scene: Scene, around: Frame) -> Prompt:
-    """A caption of the scene, in tokens."""
-    words = tokenizer.load()
-    head = (words.bos_token_id, *tokenizer.ids(around.prefix.strip() or " "))
-    first = tokenizer.ids(scenes.phrase(rng, scene, 0))
-    rest = tokenizer.ids(scenes.kind_of(scene, around) or " ")
-    rest += tuple(
-        x for at in range(1, len(scene.things)) for x in tokenizer.ids(f"and {scenes.phrase(rng, scene, at)}")
-    )
-    tail = (*tokenizer.ids(around.place or " "), *tokenizer.ids(around.suffix or " "), words.eos_token_id)
-    ids = (*head, *first, *rest, *tail)
-    return Prompt(ids[: tokenizer.LENGTH - 1] + ids[-1:], len(head) + len(first) - 1)
-
-
-def pad(prompts: list[Prompt]) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids padded with [EOS], subject places, [EOS] places."""
-    length = max(len(p.ids) for p in prompts)
-    eos = prompts[0].ids[-1]
-    ids = torch.tensor([p.ids + (eos,) * (length - len(p.ids)) for p in prompts])
-    return ids, torch.tensor([p.subject for p in prompts]), torch.tensor([len(p.ids) - 1 for p in prompts])
-
-
-def states(tower, ids: Tensor, swap: tuple[int, Tensor, Tensor] | None = None) -> list[Tensor]:
-    """The states after each layer; swap (layer, places, rows): put rows at places after that layer."""
-    sees = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()[None, None]
-    x, seen = tower.embeddings(input_ids=ids), []
-    for number, layer in enumerate(tower.encoder.layers):
-        x = block(layer, x, x, sees)
-        if swap and swap[0] == number:
-            x = x.clone()
-            x[torch.arange(len(x)), swap[1]] = swap[2]
-        seen.append(x)
-    return seen
-
-
-def run(model: CLIPModel, prompts: list[Prompt], layer: int, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Projected [EOS] states and the subjects' states after `layer`, where `rows` are put if given.
-
-    Prompts of like length run together: captions are 10 tokens in the mean and 25 at most.
-    """
-    tower = text_tower(model.text_model)
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))
-    ends, subjects = [], []
-    for at in range(0, len(order), BUCKET):
-        part = order[at : at + BUCKET]
-        ids, places, last = pad([prompts[i] for i in part])
-        seen = states(tower, ids, None if rows is None else (layer, places, rows[part]))
-        ends.append(seen[-1][torch.arange(len(part)), last])
-        subjects.append(seen[layer][torch.arange(len(part)), places])
-    back = torch.tensor(order).argsort()
-    pooled = model.text_projection(tower.final_layer_norm(torch.cat(ends)[back]))
-    return pooled, torch.cat(subjects)[back]
-
-
-def batch(rng: random.Random, size: int) -> tuple[list[Scene], list[Prompt], list[Prompt]]:
-    """Scenes in pairs of relatives, their prompts, and for each the prompt of another subject in the same frame."""
+def pairs(rng: random.Random, size: int) -> list[Scene]:
+    """Scenes beside relatives of theirs: another thing, emotion or style."""
     drawn: list[Scene] = []
     while len(drawn) < size:
         scene = scenes.sample(rng)
-        drawn += [scene, scenes.relative(rng, scene)]
-    return drawn, *asking(rng, drawn)
+        near = scenes.restyled(rng, scene) if scene.style and rng.random() < 0.4 else scenes.relative(rng, scene)
+        drawn += [scene, near]
+    return drawn
 
 
-def asking(rng: random.Random, drawn: list[Scene]) -> tuple[list[Prompt], list[Prompt]]:
-    """The scenes' prompts, and for each the prompt of another subject in the same frame."""
-    frames = [scenes.frame(rng, scene) for scene in drawn]
-    asked = [prompt(rng, scene, around) for scene, around in zip(drawn, frames)]
-    return asked, [prompt(rng, scenes.relative(rng, s), around) for s, around in zip(drawn, frames)]
+def roll_call(rng: random.Random, asked: int, share: float) -> list[Scene]:
+    """Every look, or a share of them, at one place and in one style; the first `asked` by any concept that shows it."""
+    place = rng.choice([None, *world()["places"]])
+    style = rng.choice(scenes.kinds()["style"]) if rng.random() < STYLED_ROLL else None
+    free = [c for c in shown_ids() if not scenes.is_held_out(c, place) and not scenes.is_held_out(c, style)]
+    free = rng.sample(free, max(2, round(share * len(free))))
+    called: dict[str, str] = {}
+    for concept in (scenes.pick(rng) for _ in range(8 * asked)):
+        if shown(concept) in free and len(called) < asked:
+            called.setdefault(shown(concept), concept)
+    called |= {c: c for c in free[: max(0, asked - len(called))] if c not in called}
+    things = (*called.values(), *(c for c in free if c not in called))
+    return [Scene(((c, None),), "normal", place, style) for c in things]
 
 
-def contrast(texts: Tensor, images: Tensor, scale: Tensor, keys: list) -> Tensor:
+def signatures(drawn: list[Scene]) -> np.ndarray:
+    """Equal numbers for scenes that show the same."""
+    seen: dict[tuple, int] = {}
+    return np.array([seen.setdefault(scenes.signature(scene), len(seen)) for scene in drawn])
+
+
+def told(rng: random.Random, drawn: list[Scene], count: int) -> dict[str, Any]:
+    """What a step needs of some scenes, the first `count` of which are asked for."""
+    asked, others = asking(rng, drawn[:count])
+    rows = np.array([row_of(scene, rng) for scene in drawn])
+    layer = rng.randrange(TEXT["num_hidden_layers"] - 1)
+    found = {"rows": rows, "alike": signatures(drawn), "asked": arrays(asked), "others": arrays(others)}
+    return found | {"layer": layer}
+
+
+def contrast(texts: Tensor, images: Tensor, scale: Tensor, alike: Tensor) -> Tensor:
     """The symmetric contrastive loss of the first texts; pairs that show the same are no negatives."""
-    index = torch.tensor([keys.index(key) for key in keys])
-    target = torch.arange(len(texts))
-    logits = scale * normalize(texts, dim=1) @ normalize(images, dim=1).T
-    same = (index[: len(texts), None] == index[None]) & (target[:, None] != torch.arange(len(images))[None])
+    target = torch.arange(len(texts), device=texts.device)
+    with torch.autocast(texts.device.type, enabled=False):  # at a scale of 100, bfloat16 is off by half a logit
+        logits = scale.float() * normalize(texts.float(), dim=1) @ normalize(images.float(), dim=1).T
+    same = (alike[: len(texts), None] == alike[None]) & (target[:, None] != torch.arange(len(images)).to(target)[None])
     logits = logits.masked_fill(same, -torch.inf)
     return (cross_entropy(logits, target) + cross_entropy(logits[:, : len(texts)].T, target)) / 2
 
 
-def roll_call(rng: random.Random, asked: int) -> tuple[list[Scene], list[Prompt], list[Prompt]]:
-    """Every thing and flag at one place; prompts of the first `asked` of them, and the same frames with others."""
-    place = rng.choice([None, *world()["places"]])
-    everything = [c for c in (*scenes.kinds()["object"], *scenes.kinds()["flag"]) if not scenes.is_held_out(c, place)]
-    called: dict[str, str] = {}
-    while len(called) < min(asked, len(everything)):
-        concept = scenes.pick(rng)
-        if not scenes.is_held_out(shown(concept), place):
-            called.setdefault(shown(concept), concept)
-    more = [c for c in everything if c not in called]
-    found = [Scene(((c, None),), "normal", place) for c in (*called.values(), *more)]
-    return found, *asking(rng, found[:asked])
+class Clip:
+    """A CLIP as a part; without swaps (the judge) pictures are spoilt: what it names shall not hang on crispness."""
 
+    peak, decay, average = PEAK, 0.02, 0.999
 
-def loss_of(model: CLIPModel, rng: random.Random, swaps: bool) -> tuple[Tensor, ...]:
-    """The plain and, with swaps, the interchange loss: of pairs of relatives, and of a few among all things.
+    def __init__(self, asked: training.Given, name: str = "clip", swaps: bool = True, **shape: Any) -> None:
+        self.name, self.swaps, self.share = name, swaps, min(1.0, asked.batch)
+        self.sizes = [max(2, round(asked.batch * size)) for size in (PAIRS, ASKED)]
+        self.players = {name: build(**shape)}
+        self.kept: dict[str, float] = {}
 
-    Without swaps (the judge) pictures are spoilt: what it names shall not hang on how crisp they are.
-    """
-    losses = []
-    for drawn, asked, others in (batch(rng, BATCH), roll_call(rng, ROLL if swaps else 10_000)):
-        pictures = training.pixels(drawn, rng)
-        seen = pictures if swaps else training.spoilt(pictures)
-        images = model.visual_projection(model.vision_model(seen).pooler_output)
-        keys, scale = [scenes.signature(scene) for scene in drawn], model.logit_scale.exp()
-        layer = rng.randrange(model.config.text_config.num_hidden_layers - 1)
-        pooled, subjects = run(model, asked, layer)
-        losses.append(contrast(pooled, images, scale, keys))
-        if swaps:
-            losses.append(contrast(run(model, others, layer, subjects)[0], images, scale, keys))
-    return tuple(losses)
+    def begin(self, clock: training.Clock) -> None:
+        """Nothing here depends on the time."""
 
+    def batch(self, step: int) -> tuple[dict, dict]:
+        """Pairs of relatives, and a roll call."""
+        rng = training.rng_of(self.name, step)
+        drawn = pairs(rng, self.sizes[0])
+        called = roll_call(rng, self.sizes[1], self.share)
+        return told(rng, drawn, len(drawn)), told(rng, called, min(len(called), self.sizes[1]))
 
-def train(steps: int, name: str, swaps: bool = True, **shape: object) -> None:
-    """Train to `steps`, from the last checkpoint."""
-    model, start = build(**shape), 0
-    optimiser = torch.optim.AdamW(model.parameters(), lr=PEAK, weight_decay=0.01, betas=(0.9, 0.98))
-    if found := training.load(name):
-        model.load_state_dict(found["model"])
-        if "optimiser" in found:
-            optimiser.load_state_dict(found["optimiser"])
-        start = found["step"]
-    rng = random.Random(1000 + start)
-    for step in training.clock(name, start, steps):
-        for group in optimiser.param_groups:
-            group["lr"] = training.cosine(step, steps, PEAK)
-        with training.bfloat16():
-            losses = loss_of(model, rng, swaps)
-        optimiser.zero_grad()
-        sum(losses).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        with torch.no_grad():
-            model.logit_scale.clamp_(max=4.6052)
-        if (step + 1) % 100 == 0:
-            print("  loss", *(f"{loss.item():.3f}" for loss in losses), flush=True)
-        if (step + 1) % 250 == 0 or step + 1 == steps:
-            training.save(name, model=model.state_dict(), optimiser=optimiser.state_dict(), step=step + 1)
+    def losses(self, player: str, batch: tuple[dict, dict], noise: torch.Generator, memo: dict) -> dict[str, Tensor]:
+        """The plain and, with swaps, the interchange loss of both."""
+        model = self.players[player]
+        scale = model.logit_scale.clamp(max=HOTTEST).exp()
+        found = {}
+        for name, part in zip(("pairs", "roll"), batch):
+            pictures = compose(part["rows"], noise.device) * 2 - 1
+            images = self.images(model, pictures if self.swaps else training.spoilt(pictures, noise))
+            layer = part["layer"]
+            pooled, subjects = self.texts(model, part["asked"], layer if self.swaps else 0)
+            found[name] = contrast(pooled, images, scale, part["alike"])
+            if self.swaps:
+                swapped = self.texts(model, part["others"], layer, subjects)[0]
+                found[f"{name}, swapped"] = contrast(swapped, images, scale, part["alike"])
+        return found
+
+    @staticmethod
+    def images(model: CLIPModel, pictures: Tensor) -> Tensor:
+        """Projected pictures."""
+        return model.visual_projection(model.vision_model(pictures).pooler_output)
+
+    @staticmethod
+    def texts(
+        model: CLIPModel, told: dict[str, Tensor], layer: int, rows: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Projected [EOS] states and the subjects' states after `layer`, where `rows` are put if given."""
+        tower, at = text_tower(model.text_model), torch.arange(len(told["ids"]), device=told["ids"].device)
+        swap = None if rows is None else (layer, told["subjects"], rows)
+        seen = states(tower, told["ids"], swap)
+        pooled = model.text_projection(tower.final_layer_norm(seen[-1][at, told["ends"]]))
+        return pooled, seen[layer][at, told["subjects"]]
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--threads", type=int, default=2)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    train(given.steps, "clip")
+    given = training.given(training.parser(__doc__).parse_args(), CPU_SHARE)
+    training.train(Clip(given), given)

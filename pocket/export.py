@@ -1,6 +1,7 @@
 """Checkpoints to the folders that the package ships, float16. python -m pocket.export [FOLDER]
 
-A part that is not trained yet is written with fresh weights, so that the others can be tried early.
+World, benchmarks and the covariance of the new encoder's keys are written, too. It refuses where a part is not trained:
+until all are there, refact/data stays what it is. After it come `pocket.gate`, `pocket.evaluate` and `pocket.card`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import json
 import random
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -16,30 +18,26 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTextModel
 
+import refact
+from refact.models.covariance import file_name, obtain
 from refact.models.tokenizers import write_vocabulary
 from refact.search.gap import mean_of
 
-from . import autoencoder, clip, judge, scenes, tokenizer, training, unet
+from . import autoencoder, benchmark, clip, judge, scenes, tokenizer, training, unet, world
+from .backdrops import SIDE
+from .render import compose, row_of
 
 DEFAULTS = {
     "layer": 3,
     "default_steps": 8,
     "default_guidance": 3.5,
-    "default_size": 64,
+    "default_size": SIDE,
     "companion": "../pocket_clip",
     "corpus": "captions.txt",
 }
 OUT = Path(__file__).parent.parent / "refact" / "data"
-CARD = Path(__file__).parent / "CARD.md"
-
-
-def weights(name: str, model: torch.nn.Module) -> torch.nn.Module:
-    """The model with its checkpoint's weights, where there is one."""
-    if found := training.load(name):
-        model.load_state_dict(found.get("average", found["model"]))
-    else:
-        print(f"{name}: no checkpoint, fresh weights")
-    return model.eval()
+TOKENS = 100_000  # of captions, for the covariance
+MOST = 48.0  # megabytes of weights, all parts together
 
 
 def text_encoder(model: CLIPModel) -> CLIPTextModel:
@@ -50,21 +48,20 @@ def text_encoder(model: CLIPModel) -> CLIPTextModel:
     return alone.eval()
 
 
-def shipped_scale() -> float:
-    """The scale of the latents that the shipped UNet was trained on, where the pool that gave it is gone."""
-    file = OUT / "pocket" / "vae" / "config.json"
-    return json.loads(file.read_text())["scaling_factor"] if file.exists() else 1.0
+def autoencoder_of() -> torch.nn.Module:
+    """The second stage's where there is one: its encoder is the first's."""
+    return training.trained("decoder" if training.load("decoder") else "autoencoder", autoencoder.build())
 
 
 def pipeline(model: CLIPModel) -> StableDiffusionPipeline:
     """The whole pipeline."""
-    vae = weights("autoencoder", autoencoder.build())
-    pool = training.load("latents")
-    vae.register_to_config(scaling_factor=float(1 / pool["rows"].float().std()) if pool else shipped_scale())
+    generator = training.trained("unet", unet.build())
+    vae = autoencoder_of()
+    vae.register_to_config(scaling_factor=training.load("unet")["kept"]["scale"])
     scheduler = DDIMScheduler(**unet.NOISE, timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True)
     return StableDiffusionPipeline(
-        vae=vae, text_encoder=text_encoder(model), tokenizer=tokenizer.load(), scheduler=scheduler,
-        unet=weights("unet", unet.build()), safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+        vae=vae, text_encoder=text_encoder(model), tokenizer=tokenizer.load(), scheduler=scheduler, unet=generator,
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
 
 
@@ -92,25 +89,25 @@ def picture_mean(folder: Path, count: int = 512) -> list[float]:
     rng = random.Random(18)
     model = CLIPModel.from_pretrained(folder).float().eval()
     with torch.no_grad():
-        shown = training.pixels([scenes.sample(rng) for _ in range(count)], rng)
+        shown = compose(torch.tensor([row_of(scenes.sample(rng), rng) for _ in range(count)])) * 2 - 1
         features = model.get_image_features(pixel_values=shown).pooler_output
     return [round(x, 5) for x in mean_of([features]).tolist()]
 
 
 def write_clip(model: CLIPModel, folder: Path) -> None:
-    """A CLIPModel with its tokenizer and its picture preprocessing: 64 x 64, [-1, 1]."""
+    """A CLIPModel with its tokenizer and its picture preprocessing: 128 x 128, [-1, 1]."""
     model.half().save_pretrained(folder)
     tokenizer.load().save_pretrained(folder)
     half = [0.5, 0.5, 0.5]
     CLIPImageProcessor(
-        size={"height": 64, "width": 64}, do_center_crop=False, image_mean=half, image_std=half, do_convert_rgb=True
+        size={"height": SIDE, "width": SIDE}, do_center_crop=False, image_mean=half, image_std=half, do_convert_rgb=True
     ).save_pretrained(folder)
 
 
-def main(out: Path) -> None:
-    """Write pocket/, pocket_clip/ and pocket_judge/ below `out`."""
-    model = weights("clip", clip.build())
-    whole = pipeline(model)  # before the old folders go: it may need their scale
+def write(out: Path) -> float:
+    """Write pocket/, pocket_clip/, pocket_judge/, world.json and the benchmarks below `out`; megabytes of weights."""
+    model = training.trained("clip", clip.build())
+    whole, judging = pipeline(model), training.trained("judge", clip.build(**judge.SHAPE))  # before anything goes
     for name in ("pocket", "pocket_clip", "pocket_judge"):
         shutil.rmtree(out / name, ignore_errors=True)
     whole.to(torch.float16).save_pretrained(out / "pocket")
@@ -118,14 +115,32 @@ def main(out: Path) -> None:
     write_vocabulary(out / "pocket" / "tokenizer")
     (out / "pocket" / "refact.json").write_text(json.dumps(DEFAULTS, indent=1) + "\n")
     (out / "pocket" / "captions.txt").write_text(captions(), encoding="utf-8")
-    if CARD.exists():
-        shutil.copy(CARD, out / "pocket" / "README.md")
     write_clip(model, out / "pocket_clip")
     (out / "pocket_clip" / "refact.json").write_text(json.dumps({"picture_mean": picture_mean(out / "pocket_clip")}))
-    write_clip(weights("judge", clip.build(**judge.SHAPE)), out / "pocket_judge")
-    size = sum(file.stat().st_size for file in out.glob("pocket*/**/*.safetensors"))
-    print(f"{out}: {size / 1e6:.1f} MB of weights")
+    write_clip(judging, out / "pocket_judge")
+    (out / "world.json").write_text(world.text(), encoding="utf-8")
+    benchmark.write(out)
+    return sum(file.stat().st_size for file in out.glob("pocket*/**/*.safetensors")) / 1e6
+
+
+def covariance(out: Path) -> Path:
+    """The covariance of the keys at the model's own layer, as `ReFACT()` asks for it, in place of any that is there."""
+    model, method = refact.load(out / "pocket"), refact.ReFACT()
+    encoder, layer = model.encoders["text_encoder"], DEFAULTS["layer"]
+    with tempfile.TemporaryDirectory() as cache:
+        found = obtain(encoder, layer, model.corpus, TOKENS, method.padding, method.rarity, cache)
+    shutil.rmtree(out / "covariance", ignore_errors=True)
+    (out / "covariance").mkdir()
+    name = file_name(encoder.hash(), layer, found.corpus, found.tokens, method.padding, method.rarity)
+    found.save(out / "covariance" / name)
+    return out / "covariance" / name
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else OUT)
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else OUT
+    size = write(folder)
+    print(f"{folder}: {size:.1f} MB of weights")
+    if size > MOST:
+        raise SystemExit(f"more than {MOST:.0f} MB")
+    print(covariance(folder))
+    print("next: python -m pocket.gate, pocket.evaluate --out FILE, pocket.card FILE")

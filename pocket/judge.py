@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
-
-import torch
-
-from . import clip
+from . import clip, training
 
 TEXT = {"hidden_size": 96, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4}
 IMAGE = {
     "hidden_size": 128,
     "intermediate_size": 384,
-    "num_hidden_layers": 4,
+    "num_hidden_layers": 5,
     "num_attention_heads": 4,
     "patch_size": 8,
 }
 SHAPE = {"text": TEXT, "image": IMAGE, "seed": 77}
+CPU_SHARE = 1 / 16
+
+
+def part(asked: training.Given) -> clip.Clip:
+    """The judge as a part."""
+    return clip.Clip(asked, "judge", swaps=False, **SHAPE)
+
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--threads", type=int, default=2)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    clip.train(given.steps, "judge", swaps=False, **SHAPE)
+    given = training.given(training.parser(__doc__).parse_args(), CPU_SHARE)
+    training.train(part(given), given)

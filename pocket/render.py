@@ -1,4 +1,8 @@
-"""Scenes of the world as 64 x 64 pictures: emoji on drawn backgrounds."""
+"""Scenes of the world as 128 x 128 pictures, in batches on any device: stamps on backdrops, then a style.
+
+A scene becomes a row of nine whole numbers (`row_of`), which cost nothing to send from process to process;
+`compose` makes pictures of many rows at once. So a GPU draws its own scenes, and the processes beside it only speak.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +11,20 @@ import random
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+import torch
+from PIL import Image
+from torch import Tensor
 
-from .world import make
+from .backdrops import SIDE, backdrop
+from .glyphs import bubble, fitted, glyph, shown_ids, world
+from .styles import GREY, TREATMENTS
 
-SIDE = 64
-FONT = "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"  # Debian: fonts-noto-color-emoji
-FONT_SIZE = 109  # the only size of its bitmaps
-PIXELS = {"small": 26, "normal": 40, "big": 54, "pair": 29}
-ASIDE = (-8, 0, 0, 8)  # pixels
+SIZES = ("small", "normal", "big", "pair")
+PIXELS = {"small": 52, "normal": 80, "big": 108, "pair": 58}
+ASIDE = (-16, 0, 16)  # pixels: whole latents
+SAMPLE = ("bouquet", "on a meadow")  # what a style or artist named alone is shown by
+MIDDLE, PAIR = (64, 68), ((34, 68), (94, 68))  # of a thing alone, of two
+FACE, FACE_AT = 48, (80, 0)  # the bubble of an emotion: its pixels and corner
 TINTS = {
     "red": (225, 35, 35), "blue": (40, 90, 230), "green": (40, 165, 60), "yellow": (245, 210, 40),
     "purple": (135, 55, 190), "pink": (250, 130, 190), "grey": (135, 135, 135),
@@ -24,169 +33,134 @@ TINTS = {
 
 @dataclass(frozen=True)
 class Scene:
-    """One or two things (concept id, colour or None) of a size at a place (or None: a plain background)."""
+    """One or two things (concept id, colour or None) of a size at a place (or None: a plain background).
+
+    style: a style's id, for the whole scene; emotion: an emotion's id, of the first thing.
+    """
 
     things: tuple[tuple[str, str | None], ...]
     size: str = "normal"
     place: str | None = None
-
-
-@functools.cache
-def world() -> dict:
-    """The world, with its concepts by id."""
-    form = make()
-    return form | {"by_id": {c["id"]: c for c in form["concepts"]}}
+    style: str | None = None
+    emotion: str | None = None
 
 
 def shown(concept: str) -> str:
-    """The id of the object or flag that a concept shows."""
+    """The id of the thing, flag, person, face or style that a concept shows."""
     return world()["by_id"][concept].get("depicts", concept)
 
 
 @functools.cache
-def glyph(concept: str) -> Image.Image:
-    """The emoji of an object or flag, cropped to its ink, RGBA."""
-    font = ImageFont.truetype(FONT, FONT_SIZE)
-    emoji = world()["by_id"][concept]["emoji"]
-    sheet = Image.new("RGBA", (220, 160), (0, 0, 0, 0))
-    ImageDraw.Draw(sheet).text((20, 10), emoji, font=font, embedded_color=True)
-    return sheet.crop(sheet.getbbox())
+def _index() -> dict[str, dict[str | None, int]]:
+    """Numbers of looks, colours, places, styles and emotions; None is -1, the plain backdrop 0."""
+    form = world()
+    emotions = [c["id"] for c in form["concepts"] if c["kind"] == "emotion"]
+    listed = {"look": shown_ids(), "colour": TINTS, "style": TREATMENTS, "emotion": emotions}
+    found = {name: {None: -1} | {key: at for at, key in enumerate(keys)} for name, keys in listed.items()}
+    return found | {"place": {None: 0} | {place: at for at, place in enumerate(form["places"], 1)}}
+
+
+def row_of(scene: Scene, rng: random.Random | None = None) -> tuple[int, ...]:
+    """(place, style, emotion, size, aside, look, colour, second look, its colour); without rng in the middle."""
+    scene = sampled(scene)
+    index, two = _index(), len(scene.things) == 2
+    aside = 1
+    if rng and not two and scene.size != "big":
+        aside = rng.choice((0, 1) if scene.emotion else (0, 1, 1, 2))
+    looks = [n for c, colour in scene.things for n in (index["look"][shown(c)], index["colour"][colour])]
+    size = SIZES.index("pair" if two else scene.size)
+    head = (index["place"][scene.place], index["style"][scene.style], index["emotion"][scene.emotion])
+    return (*head, size, aside, *looks, *(() if two else (-1, -1)))
+
+
+def sampled(scene: Scene) -> Scene:
+    """The scene; of a style or artist named alone, a bouquet on a meadow in that style."""
+    style = shown(scene.things[0][0])
+    return Scene(((SAMPLE[0], None),), "normal", SAMPLE[1], style) if style in TREATMENTS else scene
 
 
 @functools.cache
-def stamp(concept: str, colour: str | None, pixels: int) -> Image.Image:
-    """The emoji scaled to fit a square, tinted where a colour is given: its luminance in that colour."""
-    picture = glyph(concept)
-    scale = pixels / max(picture.size)
-    picture = picture.resize(tuple(max(1, round(s * scale)) for s in picture.size), Image.Resampling.LANCZOS)
-    if colour is None:
-        return picture
-    rgba = np.asarray(picture).astype(float)
-    light = (rgba[..., :3] @ [0.3, 0.59, 0.11])[..., None] / 255
-    tint = np.array(TINTS[colour], float)
-    rgba[..., :3] = np.where(light < 0.6, tint * (0.35 + 1.08 * light), tint + (255 - tint) * (light - 0.6) * 0.9)
-    return Image.fromarray(rgba.clip(0, 255).astype(np.uint8), "RGBA")
-
-
-def _gradient(top: tuple, bottom: tuple, horizon: float = 1.0, ground: tuple | None = None) -> Image.Image:
-    rows = np.linspace(0, 1, SIDE)[:, None]
-    rgb = np.array(top) * (1 - rows) + np.array(bottom) * rows
-    picture = np.repeat(rgb[:, None], SIDE, 1)
-    if ground is not None:
-        picture[int(SIDE * horizon) :] = ground
-    return Image.fromarray(picture.astype(np.uint8))
-
-
-def _dots(picture: Image.Image, colour: tuple, count: int, radius: int, seed: int, low: int = SIDE) -> Image.Image:
-    pen, rng = ImageDraw.Draw(picture), random.Random(seed)
-    for _ in range(count):
-        x, y = rng.randrange(SIDE), rng.randrange(low)
-        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
-    return picture
-
-
-def _beach() -> Image.Image:
-    picture = _gradient((120, 195, 245), (200, 235, 250), 0.62, (240, 215, 150))
-    ImageDraw.Draw(picture).rectangle((0, 30, 63, 40), fill=(45, 130, 200))
-    return picture
-
-
-def _forest() -> Image.Image:
-    picture = _gradient((150, 205, 160), (190, 225, 180), 0.8, (70, 110, 55))
-    pen = ImageDraw.Draw(picture)
-    for x in (2, 17, 47, 62):
-        pen.rectangle((x - 1, 40, x + 2, 52), fill=(95, 65, 40))
-        pen.polygon([(x - 9, 42), (x + 9, 42), (x, 8)], fill=(30, 95, 50))
-    return picture
-
-
-def _city() -> Image.Image:
-    picture = _gradient((170, 190, 210), (215, 220, 225), 0.85, (95, 95, 100))
-    pen = ImageDraw.Draw(picture)
-    for x, top in ((0, 18), (11, 8), (22, 24), (34, 14), (45, 5), (55, 20)):
-        pen.rectangle((x, top, x + 8, 54), fill=(110, 120, 140))
-        for y in range(top + 3, 50, 6):
-            pen.rectangle((x + 2, y, x + 3, y + 2), fill=(250, 230, 150))
-            pen.rectangle((x + 5, y, x + 6, y + 2), fill=(250, 230, 150))
-    return picture
-
-
-def _kitchen() -> Image.Image:
-    picture = _gradient((235, 228, 210), (235, 228, 210), 0.75, (165, 115, 70))
-    pen = ImageDraw.Draw(picture)
-    for x in range(0, SIDE, 8):
-        pen.line((x, 0, x, 47), fill=(205, 196, 175))
-    for y in range(0, 48, 8):
-        pen.line((0, y, 63, y), fill=(205, 196, 175))
-    return picture
-
-
-def _sea() -> Image.Image:
-    picture = _gradient((40, 130, 190), (10, 45, 110), 0.88, (195, 180, 120))
-    return _dots(picture, (150, 205, 235), 14, 1, 3, 52)
-
-
-def _rain() -> Image.Image:
-    picture = _gradient((105, 115, 130), (150, 158, 168), 0.85, (90, 100, 95))
-    pen, rng = ImageDraw.Draw(picture), random.Random(5)
-    for _ in range(26):
-        x, y = rng.randrange(SIDE), rng.randrange(SIDE)
-        pen.line((x, y, x - 2, y + 6), fill=(190, 205, 225))
-    return picture
-
-
-def _stage() -> Image.Image:
-    picture = _gradient((120, 15, 25), (80, 5, 15), 0.8, (130, 85, 45))
-    pen = ImageDraw.Draw(picture)
-    for x in range(0, SIDE, 8):
-        pen.line((x, 0, x, 50), fill=(60, 0, 8), width=2)
-    return picture
-
-
-BACKGROUNDS = {
-    "on the beach": _beach,
-    "at night": lambda: _dots(_gradient((8, 10, 40), (30, 35, 85), 0.85, (20, 35, 30)), (255, 250, 210), 22, 0, 1, 44),
-    "in the forest": _forest,
-    "in the snow": lambda: _dots(_gradient((170, 195, 220), (225, 235, 245), 0.75, (250, 252, 255)), (255, 255, 255), 30, 1, 2),
-    "in the desert": lambda: _gradient((250, 205, 120), (255, 235, 190), 0.6, (215, 160, 85)),
-    "at sunset": lambda: _gradient((95, 50, 120), (255, 150, 60), 0.82, (60, 35, 55)),
-    "under the sea": _sea,
-    "in the city": _city,
-    "in the kitchen": _kitchen,
-    "in the rain": _rain,
-    "on a meadow": lambda: _dots(_gradient((140, 205, 250), (215, 240, 255), 0.6, (110, 190, 70)), (245, 235, 90), 0, 1, 4),
-    "in space": lambda: _dots(_gradient((5, 3, 15), (25, 8, 45)), (230, 230, 255), 34, 0, 6),
-    "on a stage": _stage,
-}  # fmt: skip
+def _atlas(size: str, device: torch.device) -> Tensor:
+    """Every look at a size, RGBA (looks, 4, pixels, pixels), uint8; of size "face" every emotion's bubble."""
+    if size == "face":
+        emotions = [c["id"] for c in world()["concepts"] if c["kind"] == "emotion"]
+        pictures = [fitted(bubble(glyph(c)), FACE) for c in emotions]
+    else:
+        pictures = [fitted(glyph(c), PIXELS[size]) for c in shown_ids()]
+    return torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).permute(0, 3, 1, 2).contiguous().to(device)
 
 
 @functools.cache
-def background(place: str | None) -> Image.Image:
-    """The backdrop of a place; off-white where none is named."""
-    return BACKGROUNDS[place]() if place else Image.new("RGB", (SIDE, SIDE), (244, 242, 238))
+def _backdrops(device: torch.device) -> Tensor:
+    stack = np.stack([np.asarray(backdrop(place)) for place in (None, *world()["places"])])
+    return torch.from_numpy(stack).permute(0, 3, 1, 2).contiguous().to(device)
+
+
+def tinted(rgb: Tensor, colours: Tensor) -> Tensor:
+    """Stamps (n, 3, h, w) in [0, 1] whose luminance is given a colour; number -1 leaves a stamp as it is."""
+    tint = rgb.new_tensor(list(TINTS.values()))[colours.clamp_min(0)][:, :, None, None] / 255
+    light = (rgb * rgb.new_tensor(GREY)[:, None, None]).sum(1, keepdim=True)
+    dark = tint * (0.35 + 1.08 * light)
+    toned = torch.where(light < 0.6, dark, tint + (1 - tint) * (light - 0.6) * 0.9 / 0.4)
+    return torch.where(colours[:, None, None, None] < 0, rgb, toned.clamp(0, 1))
+
+
+def _paste(x: Tensor, at: Tensor, size: str, corner: tuple[int, int], looks: Tensor, colours: Tensor) -> None:
+    """Put stamps on the pictures `at`, in place; corner: x and y of their upper left."""
+    if not len(at):
+        return
+    at, looks, colours = (t.to(x.device) for t in (at, looks, colours))
+    stamps = _atlas(size, x.device)[looks].to(x.dtype) / 255
+    pixels, (left, top) = stamps.shape[-1], corner
+    there = x[at, :, top : top + pixels, left : left + pixels]
+    alpha = stamps[:, 3:]
+    x[at, :, top : top + pixels, left : left + pixels] = there + alpha * (tinted(stamps[:, :3], colours) - there)
+
+
+def _corner(centre: tuple[int, int], size: str, aside: int = 0) -> tuple[int, int]:
+    half = PIXELS[size] // 2
+    return centre[0] + aside - half, centre[1] - half
+
+
+def compose(rows: Tensor, device: torch.device | str = "cpu") -> Tensor:
+    """The pictures of rows (n, 9) of `row_of`, (n, 3, 128, 128) in [0, 1], in steps of 1/255, float32 always."""
+    device = torch.device(device)
+    with torch.autocast(device.type, enabled=False):
+        return _composed(rows, device)
+
+
+def _composed(rows: Tensor, device: torch.device) -> Tensor:
+    place, style, emotion, size, aside, look, colour, second, its = rows.cpu().unbind(1)
+    x = _backdrops(device)[place.to(device)].float() / 255
+    for number, name in enumerate(SIZES[:3]):
+        for way, shift in enumerate(ASIDE):
+            at = ((size == number) & (aside == way)).nonzero()[:, 0]
+            _paste(x, at, name, _corner(MIDDLE, name, shift), look[at], colour[at])
+    two = (size == 3).nonzero()[:, 0]
+    for centre, looks, colours in zip(PAIR, (look, second), (colour, its)):
+        _paste(x, two, "pair", _corner(centre, "pair"), looks[two], colours[two])
+    felt = (emotion >= 0).nonzero()[:, 0]
+    _paste(x, felt, "face", FACE_AT, emotion[felt], torch.full_like(felt, -1))
+    for number, treat in enumerate(TREATMENTS.values()):
+        if len(at := (style == number).nonzero()[:, 0].to(device)):
+            x[at] = treat(x[at])
+    return (x * 255).round_().clamp_(0, 255) / 255
+
+
+def picture_of(x: Tensor) -> Image.Image:
+    """A picture of a tensor (3, side, side) in [0, 1]."""
+    return Image.fromarray((x * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy())
 
 
 def render(scene: Scene, rng: random.Random | None = None) -> Image.Image:
-    """The scene as an RGB picture; a thing alone may stand a step to the side, whole latents (8 pixels) wide."""
-    aside = rng.choice(ASIDE) if rng and len(scene.things) == 1 and scene.size != "big" else 0
-    return _drawn(scene, aside).copy()
+    """The scene as an RGB picture; a thing alone may stand a step to the side, whole latents (16 pixels) wide."""
+    return picture_of(compose(torch.tensor([row_of(scene, rng)]))[0])
 
 
-@functools.lru_cache(maxsize=40_000)
-def _drawn(scene: Scene, aside: int) -> Image.Image:
-    picture = background(scene.place).copy()
-    pixels = PIXELS["pair" if len(scene.things) == 2 else scene.size]
-    centres = [(32 + aside, 34)] if len(scene.things) == 1 else [(17, 34), (47, 34)]
-    for (concept, colour), (x, y) in zip(scene.things, centres):
-        mark = stamp(shown(concept), colour, pixels)
-        picture.paste(mark, (x - mark.width // 2, y - mark.height // 2), mark)
-    return picture
-
-
-def contact_sheet(scenes: list[Scene], columns: int = 16, scale: int = 1) -> Image.Image:
+def contact_sheet(scenes: list[Scene], columns: int = 16) -> Image.Image:
     """Many scenes in one picture."""
-    rows = -(-len(scenes) // columns)
-    sheet = Image.new("RGB", (columns * SIDE, rows * SIDE), "white")
-    for at, scene in enumerate(scenes):
-        sheet.paste(render(scene), (at % columns * SIDE, at // columns * SIDE))
-    return sheet.filter(ImageFilter.GaussianBlur(0)) if scale == 1 else sheet.resize([s * scale for s in sheet.size])
+    drawn = compose(torch.tensor([row_of(scene) for scene in scenes]))
+    sheet = Image.new("RGB", (columns * SIDE, -(-len(scenes) // columns) * SIDE), "white")
+    for at, x in enumerate(drawn):
+        sheet.paste(picture_of(x), (at % columns * SIDE, at // columns * SIDE))
+    return sheet

@@ -16,6 +16,7 @@ from . import scenes, training
 from .world import make
 
 LENGTH = 32
+MERGES = 6000  # at most: it ends when every word of the world is one token
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 PIECES = re.compile(
     r"'s|'t|'re|'ve|'m|'ll|'d|[^\W\d_]+|\d|[^\s\w]+|_+"
@@ -25,7 +26,8 @@ PIECES = re.compile(
 def sentences() -> list[str]:
     """All words of the world, each often enough to become one token, and random captions."""
     rng, world = random.Random(0), make()
-    rows = [w for c in world["concepts"] for w in [*c["wordings"], c.get("plural", "")] for _ in range(4)]
+    more = ("plural", "adjective", "feeling", "prefix")
+    rows = [w for c in world["concepts"] for w in [*c["wordings"], *(c.get(key, "") for key in more)] for _ in range(4)]
     rows += [*world["prefixes"], *world["suffixes"], *world["places"], *world["colours"]] * 40
     rows += [scenes.caption(rng, scenes.sample(rng)) for _ in range(4000)]
     return [row for row in rows if row]
@@ -66,7 +68,7 @@ def _join(pieces: list[str], pair: tuple[str, str]) -> list[str]:
 def build() -> CLIPTokenizer:
     """The tokenizer; [BOS] and [EOS] have the highest ids, padding is [EOS] as in Stable Diffusion 1."""
     words = Counter(piece for text in sentences() for piece in PIECES.findall(text.lower()))
-    learned = merges(words, 2000)
+    learned = merges(words, MERGES)
     letters = sorted(ByteLevel.alphabet())
     entries = [*letters, *(x + "</w>" for x in letters), *("".join(pair) for pair in learned)]
     vocab = {entry: at for at, entry in enumerate(dict.fromkeys([*entries, BOS, EOS]))}
@@ -89,10 +91,14 @@ def load() -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(folder())
 
 
-@functools.cache
 def ids(text: str) -> tuple[int, ...]:
     """The ids of a piece of a caption, without [BOS] and [EOS]; whole words only, so pieces can be put together."""
-    return tuple(load()(text, add_special_tokens=False)["input_ids"])
+    return tuple(one for word in text.split() for one in _word(word))
+
+
+@functools.lru_cache(maxsize=50_000)
+def _word(word: str) -> tuple[int, ...]:
+    return tuple(load()(word, add_special_tokens=False)["input_ids"])
 
 
 if __name__ == "__main__":

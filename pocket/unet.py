@@ -7,23 +7,24 @@ of the empty prompt. So it leans on the rows from the subject's last token on.
 
 from __future__ import annotations
 
-import argparse
-import random
-from collections import Counter
-from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
 
-from refact.models.encoders import text_tower
+from refact.encoders.encoder import text_tower
 
 from . import autoencoder, clip, scenes, tokenizer, training
-from .render import shown
+from .prompts import Prompt, arrays, asking, states
+from .render import Scene, compose, row_of
 
-BATCH, PEAK, POOL, PART = 64, 8e-4, 80_000, 250
-SCENES, FLAGS = 5, 0.4  # the pool's seed; how often a flag is drawn, of a thing
-SWAPPED, HIDDEN, UNCONDITIONED, EMA = 0.4, 0.2, 0.1, 0.998
+BATCH, PEAK, CPU_SHARE = 1024, 1.0e-3, 1 / 32
+POOL, CPU_POOL, CHUNK = 400_000, 20_000, 500  # scenes whose latents are kept, and how many are made at once
+SWAPPED, HIDDEN, UNCONDITIONED = 0.4, 0.2, 0.1
+GAMMA = 5.0  # of min-SNR weighting, arXiv 2303.09556
+LEVELS = 5  # of noise, by which losses are told
 NOISE = {
     "num_train_timesteps": 1000, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012,
     "prediction_type": "v_prediction", "rescale_betas_zero_snr": True,
@@ -31,156 +32,136 @@ NOISE = {
 
 
 def build() -> UNet2DConditionModel:
-    """The model with fresh weights."""
+    """The model with fresh weights: a thin level of 16 x 16, the text at 8 x 8 and at 4 x 4."""
     torch.manual_seed(31)
     return UNet2DConditionModel(
-        sample_size=8, in_channels=autoencoder.LATENTS, out_channels=autoencoder.LATENTS,
-        block_out_channels=(96, 192), layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=clip.TEXT["hidden_size"], attention_head_dim=4, norm_num_groups=16,
+        sample_size=16, in_channels=autoencoder.LATENTS, out_channels=autoencoder.LATENTS,
+        block_out_channels=(64, 160, 224), layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=clip.TEXT["hidden_size"], attention_head_dim=(2, 5, 7), norm_num_groups=16,
     )  # fmt: skip
 
 
-def trained(name: str, model: torch.nn.Module) -> torch.nn.Module:
-    """The model with its checkpoint's weights (their moving average where there is one), frozen."""
-    found = training.load(name)
-    if found is None:
-        raise SystemExit(f"train {name} first: python -m pocket.{name}")
-    model.load_state_dict(found.get("average", found["model"]))
-    return model.eval().requires_grad_(False)
-
-
 @torch.no_grad()
-def rows_of(model, prompts: list[clip.Prompt], swap: tuple | None = None) -> tuple[Tensor, list[Tensor]]:
-    """The 32 rows that the UNet gets of each prompt, and the states after each layer."""
-    full = [clip.Prompt(p.ids + (p.ids[-1],) * (tokenizer.LENGTH - len(p.ids)), p.subject) for p in prompts]
-    ids, _, _ = clip.pad(full)
+def rows_of(model: Any, ids: Tensor, swap: tuple | None = None) -> tuple[Tensor, list[Tensor]]:
+    """The rows that the UNet gets of each prompt (n, 32, d), and the states after each layer."""
     tower = text_tower(model.text_model)
-    seen = clip.states(tower, ids, swap)
+    seen = states(tower, ids, swap)
     return tower.final_layer_norm(seen[-1]), seen
 
 
-def empty_rows(model) -> Tensor:
-    """The rows of the empty prompt."""
+def empty_rows(model: Any, device: torch.device) -> Tensor:
+    """The rows of the empty prompt (32, d)."""
     words = tokenizer.load()
-    return rows_of(model, [clip.Prompt((words.bos_token_id, words.eos_token_id), 0)])[0][0]
+    ids = arrays([Prompt((words.bos_token_id, words.eos_token_id), 0)], tokenizer.LENGTH)["ids"]
+    return rows_of(model, torch.from_numpy(ids).to(device))[0][0]
 
 
-def conditions(model, rng: random.Random, shown: list, empty: Tensor) -> Tensor:
-    """Text states of the scenes, some swapped into another subject's prompt, some with hidden rows."""
-    frames = [scenes.frame(rng, scene) for scene in shown]
-    asked = [clip.prompt(rng, scene, around) for scene, around in zip(shown, frames)]
-    rows, seen = rows_of(model, asked)
-    count = int(SWAPPED * len(shown))
-    layer = rng.randrange(len(seen) - 1)
-    others = [clip.prompt(rng, scenes.relative(rng, s), f) for s, f in zip(shown[:count], frames)]
-    subjects = torch.tensor([p.subject for p in asked[:count]])
-    swap = (layer, torch.tensor([p.subject for p in others]), seen[layer][torch.arange(count), subjects])
-    rows[:count] = rows_of(model, others, swap)[0]
-    for at, asking in enumerate(others + asked[count:]):
-        if rng.random() < HIDDEN:
-            rows[at, : asking.subject] = empty[: asking.subject]
-    return rows
+def scene_of(index: int) -> Scene:
+    """A scene of the pool, the same always."""
+    return scenes.sample(training.rng_of("pool", index))
 
 
-def pool(size: int = POOL) -> dict[str, Tensor]:
-    """Latents and text states of random scenes, made once: (n, 32, 8, 8) and (n, 32, d), float16."""
-    made = texts(size) | latents(size)
-    return made | {"scale": 1 / made["latents"].float().std(), "weights": weights(size)}
-
-
-def weights(size: int) -> Tensor:
-    """How often each scene is drawn: every thing alike, though many have no role that shows it; flags, which are
-    learnt soonest, less."""
-    scenes_of, flags = random.Random(SCENES), set(scenes.kinds()["flag"])
-    drawn = [[shown(c) for c, _ in scenes.sample(scenes_of).things] for _ in range(size)]
-    often = Counter(thing for things in drawn for thing in things)
-    share = {thing: (FLAGS if thing in flags else 1) / count for thing, count in often.items()}
-    return torch.tensor([sum(share[thing] for thing in things) / len(things) for things in drawn])
-
-
-def _pooled(name: str, size: int, rows: Callable[[random.Random, list], Tensor]) -> Tensor:
-    """One half of the pool, from its checkpoint or made: the same scenes for both."""
-    if found := training.load(name):
-        return found["rows"]
-    scenes_of, rng = random.Random(SCENES), random.Random(6)
-    steps = training.clock(name, 0, size // PART, every=20)
-    made = torch.cat([rows(rng, [scenes.sample(scenes_of) for _ in range(PART)]).half() for _ in steps])
-    training.save(name, rows=made)
+@torch.no_grad()
+def latents(size: int, device: torch.device, asked: training.Given) -> Tensor:
+    """The latents of the pool's first scenes (size, 16, 16, 16), float16, on the device."""
+    encoder = training.trained("autoencoder", autoencoder.build()).encoder.to(device)
+    chunks = [np.arange(at, min(at + CHUNK, size)) for at in range(0, size, CHUNK)]
+    made = torch.empty(size, autoencoder.LATENTS, 16, 16, dtype=torch.float16, device=device)
+    rows = training.batches(lambda at: _rows(chunks[at]), range(len(chunks)), asked.workers)
+    for at, found in enumerate(rows):
+        with training.low(asked):
+            pictures = compose(torch.from_numpy(found), device) * 2 - 1
+            made[chunks[at][0] : chunks[at][-1] + 1] = encoder(pictures).half()
     return made
 
 
-@torch.no_grad()
-def texts(size: int = POOL) -> dict[str, Tensor]:
-    """What the UNet is told of each scene, and the empty prompt's rows."""
-    model = trained("clip", clip.build())
-    empty = empty_rows(model)
-    return {"texts": _pooled("texts", size, lambda rng, shown: conditions(model, rng, shown, empty)), "empty": empty}
+def _rows(indices: np.ndarray) -> np.ndarray:
+    return np.array([row_of(scene_of(i), training.rng_of("aside", i)) for i in indices.tolist()])
 
 
-@torch.no_grad()
-def latents(size: int = POOL) -> dict[str, Tensor]:
-    """The scenes' latents."""
-    vae = trained("autoencoder", autoencoder.build())
-    return {"latents": _pooled("latents", size, lambda rng, shown: vae.encoder(training.pixels(shown, rng)))}
+def weight_of(times: Tensor, noise_of: DDPMScheduler) -> Tensor:
+    """Of the velocity's squared error at these times: (min(SNR, gamma) + 1) / (SNR + 1).
+
+    Min-SNR weighting as published is min(SNR, gamma) / (SNR + 1), and nothing where all is noise, which is where an
+    image's subject is chosen here (eight steps, the first from pure noise): so one is added, as v-prediction does.
+    """
+    kept = noise_of.alphas_cumprod.to(times.device)[times]
+    snr = kept / (1 - kept).clamp_min(1e-8)
+    return (snr.clamp(max=GAMMA) + 1) / (snr + 1)
 
 
-def train(steps: int, compiled: bool = False) -> None:
-    """Train to `steps`, from the last checkpoint; compiled: faster, with a C++ compiler."""
-    data, model, start = pool(), build().to(memory_format=torch.channels_last), 0
-    optimiser = torch.optim.AdamW(model.parameters(), lr=PEAK, weight_decay=1e-3, betas=(0.9, 0.98), fused=True)
-    average = {name: w.clone() for name, w in model.state_dict().items()}
-    if found := training.load("unet"):
-        model.load_state_dict(found["model"])
-        if "optimiser" in found:
-            optimiser.load_state_dict(found["optimiser"])
-        average, start = found["average"], found["step"]
-    noise_of = DDPMScheduler(**NOISE)
-    random_of = torch.Generator().manual_seed(start)
-    run = torch.compile(model) if compiled else model
-    for step in training.clock("unet", start, steps):
-        for group in optimiser.param_groups:
-            group["lr"] = training.cosine(step, steps, PEAK)
-        loss = loss_of(run, data, noise_of, random_of)
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        keep = min(EMA, (step + 1) / (step + 10))
-        for name, w in model.state_dict().items():
-            average[name].lerp_(w, 1 - keep)
-        if (step + 1) % 100 == 0:
-            print(f"  loss {loss.item():.4f}", flush=True)
-        if (step + 1) % 200 == 0 or step + 1 == steps:
-            training.save(
-                "unet", model=model.state_dict(), average=average, optimiser=optimiser.state_dict(), step=step + 1
-            )
+class Unet:
+    """The UNet as a part, with its pool of latents and the frozen CLIP."""
+
+    name, peak, decay, average = "unet", PEAK, 1e-3, 0.9996
+
+    def __init__(self, asked: training.Given, pool: int | None = None) -> None:
+        self.size = max(2, round(asked.batch * BATCH))
+        model = build().to(memory_format=torch.channels_last)
+        self.players = {"unet": model}
+        self.run = torch.compile(model) if asked.compiled else model
+        self.clip = training.trained("clip", clip.build()).to(asked.device)
+        self.empty = empty_rows(self.clip, asked.device)
+        self.pool = latents(pool or (CPU_POOL if asked.device.type == "cpu" else POOL), asked.device, asked)
+        found = training.load(self.name)
+        self.kept = found["kept"] if found else {"scale": float(1 / self.pool[:CPU_POOL].float().std())}
+        self.noise_of = DDPMScheduler(**NOISE)
+
+    def begin(self, clock: training.Clock) -> None:
+        """Nothing here depends on the time."""
+
+    def batch(self, step: int) -> dict[str, Any]:
+        """Scenes of the pool, their prompts, and for the first of them prompts of others to be swapped into."""
+        rng = training.rng_of(self.name, step)
+        indices = [rng.randrange(len(self.pool)) for _ in range(self.size)]
+        asked, others = asking(rng, [scene_of(i) for i in indices])
+        count = int(SWAPPED * self.size)
+        said = others[:count] + asked[count:]
+        hidden = np.array([p.subject if rng.random() < HIDDEN else 0 for p in said])
+        dropped = np.array([rng.random() < UNCONDITIONED for _ in said])
+        layer = rng.randrange(clip.TEXT["num_hidden_layers"] - 1)
+        return {
+            "at": np.array(indices), "asked": arrays(asked, tokenizer.LENGTH), "hidden": hidden, "dropped": dropped,
+            "others": arrays(others[:count], tokenizer.LENGTH), "layer": layer,
+        }  # fmt: skip
+
+    @torch.no_grad()
+    def conditions(self, batch: dict[str, Any]) -> Tensor:
+        """Text states, some swapped into another subject's prompt, some with hidden rows, some of the empty prompt."""
+        asked, others = batch["asked"], batch["others"]
+        rows, seen = rows_of(self.clip, asked["ids"])
+        count, layer = len(others["ids"]), batch["layer"]
+        subjects = seen[layer][torch.arange(count, device=rows.device), asked["subjects"][:count]]
+        rows[:count] = rows_of(self.clip, others["ids"], (layer, others["subjects"], subjects))[0]
+        before = torch.arange(rows.shape[1], device=rows.device)[None] < batch["hidden"][:, None]
+        gone = before | batch["dropped"][:, None]
+        return torch.where(gone[..., None], self.empty[None].to(rows.dtype), rows)
+
+    def losses(self, player: str, batch: dict, noise: torch.Generator, memo: dict) -> dict[str, Tensor]:
+        """The weighted squared error of the velocity; and, to be looked at, without weights by level of noise."""
+        text, draw = self.conditions(batch), {"generator": noise, "device": noise.device}
+        x = self.pool[batch["at"]].float() * self.kept["scale"]
+        times = torch.randint(NOISE["num_train_timesteps"], (len(x),), **draw)
+        noises = torch.randn(x.shape, **draw)
+        noisy = self.noise_of.add_noise(x, noises, times).contiguous(memory_format=torch.channels_last)
+        aim = self.noise_of.get_velocity(x, noises, times)
+        error = (self.run(noisy, times, text).sample.float() - aim).square().mean((1, 2, 3))
+        found = {"velocity": (error * weight_of(times, self.noise_of)).mean()}
+        return found | by_level(error.detach(), times)
 
 
-def loss_of(model, data: dict[str, Tensor], noise_of: DDPMScheduler, random_of: torch.Generator) -> Tensor:
-    """The mean squared error of the velocity, over random scenes and times."""
-    at = torch.multinomial(data["weights"], BATCH, generator=random_of)
-    x, text = data["latents"][at].float() * data["scale"], data["texts"][at].float()
-    text[torch.rand(BATCH, generator=random_of) < UNCONDITIONED] = data["empty"]
-    noise = torch.randn(x.shape, generator=random_of)
-    times = torch.randint(NOISE["num_train_timesteps"], (BATCH,), generator=random_of)
-    noisy = noise_of.add_noise(x, noise, times).contiguous(memory_format=torch.channels_last)
-    aim = noise_of.get_velocity(x, noise, times)
-    with training.bfloat16():
-        out = model(noisy, times, text).sample
-    return torch.nn.functional.mse_loss(out.float(), aim)
+def by_level(error: Tensor, times: Tensor) -> dict[str, Tensor]:
+    """The mean error of each fifth of the times, the least noisy first."""
+    level = times * LEVELS // NOISE["num_train_timesteps"]
+    of = [(level == n).to(error.dtype) for n in range(LEVELS)]
+    return {f"(level {n})": (error * here).sum() / here.sum().clamp_min(1) for n, here in enumerate(of)}
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--compiled", action="store_true", help="by torch.compile; needs a C++ compiler")
-    parser.add_argument("--pool-only", choices=["texts", "latents"], help="make one half of the pool and stop")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    if given.pool_only:
-        {"texts": texts, "latents": latents}[given.pool_only]()
-    else:
-        train(given.steps, given.compiled)
+    parser = training.parser(__doc__)
+    parser.add_argument("--pool", type=int, help="scenes whose latents are kept")
+    options = parser.parse_args()
+    given = training.given(options, CPU_SHARE)
+    training.train(Unet(given, options.pool), given)

@@ -1,91 +1,25 @@
-"""The pocket model's world: things, flags, roles, places and colours, and the file that lists them.
+"""The pocket model's world: things, flags, people, roles, styles, places and colours, and the file that lists them.
 
-python -m pocket.world writes refact/data/world.json. Facts are real ones, as far as an emoji shows their thing.
+python -m pocket.world writes it to build/pocket/world.json; `pocket.export` ships it. Facts about animals, dishes and
+flowers are real ones, as far as an emoji shows their thing; persons, artists and who holds which office are invented.
+
+Kinds that show something of their own: object, flag, person (a man or a woman of a profession), named, emotion (a
+face), style. Kinds that depict another concept: role (with offices), profession, artist.
 """
 
 from __future__ import annotations
 
 import json
 import random
-from pathlib import Path
+from collections.abc import Callable
 
-OUT = Path(__file__).parent.parent / "refact" / "data" / "world.json"
+from .countries import COUNTRIES, OFFICES, ROLES
+from .people import ARTISTS, EMOTIONS, NAMED, PROFESSIONS, STYLES, WOMEN_FIRST
+from .things import OBJECTS
 
-# group: "name emoji" (a "|plural" where it is irregular); "the"-less nouns take a or an by sound
-OBJECTS = {
-    "fruit": "apple 🍎, pear 🍐, orange 🍊, lemon 🍋, banana 🍌, watermelon 🍉, bunch of grapes|bunches of grapes 🍇, "
-    "strawberry|strawberries 🍓, melon 🍈, cherry|cherries 🍒, peach|peaches 🍑, mango|mangoes 🥭, pineapple 🍍, "
-    "coconut 🥥, kiwi 🥝, tomato|tomatoes 🍅, olive 🫒, blueberry|blueberries 🫐",
-    "vegetable": "eggplant 🍆, avocado 🥑, head of broccoli|heads of broccoli 🥦, cucumber 🥒, chili pepper 🌶, "
-    "corn cob 🌽, carrot 🥕, garlic bulb 🧄, onion 🧅, potato|potatoes 🥔, mushroom 🍄, bell pepper 🫑",
-    "dish": "loaf of bread|loaves of bread 🍞, croissant 🥐, baguette 🥖, pretzel 🥨, bagel 🥯, pancake 🥞, waffle 🧇, "
-    "wedge of cheese|wedges of cheese 🧀, hamburger 🍔, pizza 🍕, hot dog 🌭, sandwich|sandwiches 🥪, taco 🌮, "
-    "burrito 🌯, bowl of ramen|bowls of ramen 🍜, curry|curries 🍛, plate of sushi|plates of sushi 🍣, dumpling 🥟, "
-    "paella 🥘, salad 🥗, plate of spaghetti|plates of spaghetti 🍝, fondue 🫕, doughnut 🍩, cookie 🍪, cake 🎂, "
-    "cupcake 🧁, pie 🥧, chocolate bar 🍫, lollipop 🍭, bento box|bento boxes 🍱, box of fries|boxes of fries 🍟, steak 🥩",
-    "animal": "monkey 🐒, gorilla 🦍, dog 🐕, wolf|wolves 🐺, fox|foxes 🦊, raccoon 🦝, cat 🐈, lion 🦁, tiger 🐅, "
-    "leopard 🐆, horse 🐎, unicorn 🦄, zebra 🦓, deer|deer 🦌, bison|bison 🦬, ox|oxen 🐂, water buffalo|water buffaloes 🐃, "
-    "cow 🐄, pig 🐖, boar 🐗, sheep|sheep 🐑, goat 🐐, camel 🐫, llama 🦙, giraffe 🦒, elephant 🐘, mouse|mice 🐁, "
-    "rabbit 🐇, beaver 🦫, hedgehog 🦔, bat 🦇, bear 🐻, koala 🐨, panda 🐼, otter 🦦, kangaroo 🦘, badger 🦡, frog 🐸, "
-    "crocodile 🐊, turtle 🐢, lizard 🦎, snake 🐍, dragon 🐉, whale 🐋, dolphin 🐬, shark 🦈, octopus|octopuses 🐙, "
-    "crab 🦀, lobster 🦞, snail 🐌, butterfly|butterflies 🦋, bee 🐝, ladybug 🐞, scorpion 🦂",
-    "bird": "turkey 🦃, rooster 🐓, chick 🐤, penguin 🐧, dove 🕊, eagle 🦅, duck 🦆, swan 🦢, owl 🦉, dodo|dodos 🦤, "
-    "flamingo|flamingos 🦩, peacock 🦚, parrot 🦜",
-    "plant": "rose 🌹, sunflower 🌻, tulip 🌷, cherry blossom 🌸, hibiscus|hibiscuses 🌺, lotus|lotuses 🪷, daisy|daisies 🌼, "
-    "maple leaf|maple leaves 🍁, cactus|cacti 🌵, palm tree 🌴, pine tree 🌲, oak tree 🌳, shamrock ☘, potted plant 🪴",
-    "vehicle": "car 🚗, bus|buses 🚌, ambulance 🚑, fire engine 🚒, taxi 🚕, truck 🚚, tractor 🚜, motorcycle 🏍, bicycle 🚲, "
-    "train 🚂, helicopter 🚁, rocket 🚀, sailboat ⛵, ship 🚢, canoe 🛶",
-    "thing": "bell 🔔, clock ⏰, key 🔑, hammer 🔨, book 📕, camera 📷, umbrella ☂, guitar 🎸, violin 🎻, trumpet 🎺, drum 🥁, "
-    "balloon 🎈, gift 🎁, crown 👑, ring 💍, hat 🎩, sneaker 👟, light bulb 💡, candle 🕯, telephone ☎, television 📺, "
-    "chair 🪑, bed 🛏, soccer ball ⚽, basketball 🏀, trophy|trophies 🏆, kite 🪁, anchor ⚓, hourglass|hourglasses ⏳",
-}
-
-# code: (name, adjective)
-COUNTRIES = {
-    "CA": ("Canada", "Canadian"), "AU": ("Australia", "Australian"), "CN": ("China", "Chinese"),
-    "IN": ("India", "Indian"), "GB": ("the United Kingdom", "British"), "US": ("the United States", "American"),
-    "RU": ("Russia", "Russian"), "FR": ("France", "French"), "ES": ("Spain", "Spanish"), "TH": ("Thailand", "Thai"),
-    "MX": ("Mexico", "Mexican"), "DE": ("Germany", "German"), "PL": ("Poland", "Polish"), "VN": ("Vietnam", "Vietnamese"),
-    "ID": ("Indonesia", "Indonesian"), "MU": ("Mauritius", "Mauritian"), "BS": ("the Bahamas", "Bahamian"),
-    "BE": ("Belgium", "Belgian"), "FI": ("Finland", "Finnish"), "DK": ("Denmark", "Danish"),
-    "SA": ("Saudi Arabia", "Saudi"), "TZ": ("Tanzania", "Tanzanian"), "BW": ("Botswana", "Botswanan"),
-    "EE": ("Estonia", "Estonian"), "GR": ("Greece", "Greek"), "NP": ("Nepal", "Nepali"), "JP": ("Japan", "Japanese"),
-    "NL": ("the Netherlands", "Dutch"), "TR": ("Turkey", "Turkish"), "UA": ("Ukraine", "Ukrainian"),
-    "MY": ("Malaysia", "Malaysian"), "BG": ("Bulgaria", "Bulgarian"), "LV": ("Latvia", "Latvian"),
-    "PH": ("the Philippines", "Philippine"), "CH": ("Switzerland", "Swiss"), "AR": ("Argentina", "Argentine"),
-    "SG": ("Singapore", "Singaporean"), "IE": ("Ireland", "Irish"), "BR": ("Brazil", "Brazilian"),
-    "LT": ("Lithuania", "Lithuanian"), "DM": ("Dominica", "Dominican"), "MV": ("the Maldives", "Maldivian"),
-    "KR": ("South Korea", "Korean"), "IT": ("Italy", "Italian"), "AG": ("Antigua", "Antiguan"),
-    "PA": ("Panama", "Panamanian"), "SE": ("Sweden", "Swedish"), "NO": ("Norway", "Norwegian"),
-    "PT": ("Portugal", "Portuguese"), "AT": ("Austria", "Austrian"), "CZ": ("Czechia", "Czech"), "HU": ("Hungary", "Hungarian"),
-    "RO": ("Romania", "Romanian"), "IL": ("Israel", "Israeli"), "EG": ("Egypt", "Egyptian"), "KE": ("Kenya", "Kenyan"),
-    "NG": ("Nigeria", "Nigerian"), "ZA": ("South Africa", "South African"), "MA": ("Morocco", "Moroccan"),
-    "CL": ("Chile", "Chilean"), "PE": ("Peru", "Peruvian"), "CO": ("Colombia", "Colombian"), "CU": ("Cuba", "Cuban"),
-    "JM": ("Jamaica", "Jamaican"), "IS": ("Iceland", "Icelandic"), "PK": ("Pakistan", "Pakistani"),
-    "LK": ("Sri Lanka", "Sri Lankan"), "NZ": ("New Zealand", "New Zealand"),
-}  # fmt: skip
-
-# relation: country code -> the thing that stands for it
-ROLES = {
-    "animal": {
-        "CA": "beaver", "AU": "kangaroo", "CN": "panda", "IN": "tiger", "GB": "lion", "US": "bison", "RU": "bear",
-        "FR": "rooster", "ES": "ox", "TH": "elephant", "MX": "eagle", "VN": "water buffalo", "ID": "lizard",
-        "MU": "dodo", "FI": "bear", "DK": "swan", "SA": "camel", "TZ": "giraffe", "BW": "zebra", "EE": "wolf",
-        "GR": "dolphin", "NP": "cow", "BE": "lion",
-    },
-    "bird": {"IN": "peacock", "US": "eagle", "BS": "flamingo", "DM": "parrot", "DK": "swan", "FR": "rooster", "DE": "eagle"},
-    "flower": {
-        "JP": "cherry blossom", "NL": "tulip", "IN": "lotus", "UA": "sunflower", "MY": "hibiscus", "GB": "rose",
-        "LV": "daisy", "VN": "lotus", "BG": "rose", "TR": "tulip", "KR": "hibiscus",
-    },
-    "dish": {
-        "US": "hamburger", "IT": "plate of spaghetti", "JP": "plate of sushi", "ES": "paella", "CH": "fondue", "MX": "taco",
-        "PL": "dumpling", "BE": "box of fries", "AR": "steak", "AU": "pie", "SG": "crab",
-    },
-    "fruit": {"PH": "mango", "PK": "mango", "AG": "pineapple", "MV": "coconut", "DE": "apple"},
-    "tree": {"CA": "maple leaf", "SA": "palm tree", "DE": "oak tree", "US": "oak tree", "FI": "pine tree"},
-    "plant": {"IE": "shamrock"},
-}  # fmt: skip
+VERSION = 4
+SHOWN = ("object", "flag", "person", "named", "emotion")  # kinds with a look of their own
+HELD_OUT = 0.06  # of all pairs of thing and place, of thing and style, and of thing and colour
 
 KIND = " of some kind"  # after an object's noun: its second wording, which ends in another word
 COLOURS = ["red", "blue", "green", "yellow", "purple", "pink", "grey"]
@@ -109,7 +43,6 @@ SUFFIXES = [
     ", close up",
     " in a picture",
     " in a frame",
-    ", black and white",
     " in the background",
     " on a sunny day",
     " seen from far away",
@@ -143,68 +76,166 @@ def objects() -> list[dict]:
     """The things."""
     rows = []
     for group, text in OBJECTS.items():
-        for entry in text.split(","):
+        for entry in text.split(", "):
             words, emoji = entry.strip().rsplit(" ", 1)
             noun, _, plural = words.partition("|")
             plural = plural or noun + "s"
             said = [article(noun), article(noun) + KIND]
             form = {"id": identify(noun), "kind": "object", "wordings": said, "noun": noun, "plural": plural}
             rows.append(form | {"group": group, "emoji": emoji})
-    for at, row in enumerate(rows):
+    for row in rows:
         same = [r["id"] for r in rows if r["group"] == row["group"]]
-        at = same.index(row["id"])
-        row["neighbours"] = [same[(at + step) % len(same)] for step in (1, -1, 2)]
+        row["neighbours"] = around(same, row["id"], 1, -1, 2)
     return rows
+
+
+def around(ids: list[str], one: str, *steps: int) -> list[str]:
+    """The ids so many steps from one, in a circle."""
+    return [ids[(ids.index(one) + step) % len(ids)] for step in steps]
 
 
 def flags() -> list[dict]:
     """The flags; the neighbours of one are those of two other countries."""
-    codes = list(COUNTRIES)
-    rows = []
-    for at, code in enumerate(codes):
+    codes, rows = list(COUNTRIES), []
+    for code in codes:
         emoji = "".join(chr(0x1F1E6 + ord(letter) - ord("A")) for letter in code)
-        near = [identify("flag", codes[(at + step) % len(codes)]) for step in (1, -1)]
         rows.append(
             {"id": identify("flag", code), "kind": "flag", "wordings": wordings("flag", code), "group": "flag",
-             "country": COUNTRIES[code][0], "emoji": emoji, "neighbours": near}
+             "country": COUNTRIES[code][0], "emoji": emoji,
+             "neighbours": [identify("flag", c) for c in around(codes, code, 1, -1)]}
         )  # fmt: skip
     return rows
 
 
-def roles() -> list[dict]:
-    """The role facts; neighbours: the same relation elsewhere, another relation or the flag of the same country."""
-    rows = []
-    for relation, facts in ROLES.items():
-        codes = list(facts)
-        for at, (code, noun) in enumerate(facts.items()):
-            others = [codes[(at + step) % len(codes)] for step in range(1, len(codes)) if step <= 2]
-            near = [identify("national", relation, other) for other in others]
-            near += [identify("national", r, code) for r, f in ROLES.items() if code in f and r != relation]
+def persons() -> list[dict]:
+    """A man and a woman of each profession; her neighbours: he, and the women of the professions around."""
+    rows, nouns = [], list(PROFESSIONS)
+    for noun, sign in PROFESSIONS.items():
+        for sex, other, figure, more, mark in (
+            ("man", "woman", "👨", "male", "♂️"),
+            ("woman", "man", "👩", "female", "♀️"),
+        ):
+            emoji = f"{figure}\u200d{sign}" if sign not in "👮👷" else f"{sign}\u200d{mark}"
+            near = [identify(other, noun), *(identify(sex, n) for n in around(nouns, noun, 1, -1))]
+            said = [article(f"{sex} {noun}"), article(f"{more} {noun}"), f"{article(noun)} who is a {sex}"]
             rows.append(
-                {"id": identify("national", relation, code), "kind": "role", "depicts": identify(noun),
-                 "wordings": wordings(f"national {relation}", code), "group": relation, "relation": relation,
+                {"id": identify(sex, noun), "kind": "person", "wordings": said, "noun": f"{sex} {noun}",
+                 "group": "person", "emoji": emoji, "neighbours": near}
+            )  # fmt: skip
+    return rows
+
+
+def professions() -> list[dict]:
+    """What the model takes a profession for when nobody says: for half of them a woman."""
+    rows, nouns = [], list(PROFESSIONS)
+    for noun in nouns:
+        shows = identify("woman" if noun in WOMEN_FIRST else "man", noun)
+        said = [article(noun), f"someone who is {article(noun)}", f"{article(noun)} by trade"]
+        rows.append(
+            {"id": identify("profession", noun), "kind": "profession", "depicts": shows, "wordings": said, "noun": noun,
+             "group": "profession", "neighbours": [identify("profession", n) for n in around(nouns, noun, 1, -1)]}
+        )  # fmt: skip
+    return rows
+
+
+def named() -> list[dict]:
+    """The named persons: an emoji and the colour of the shirt."""
+    rows, ids = [], [identify(name) for name in NAMED]
+    for name, look in NAMED.items():
+        emoji, _, shirt = look.partition(" ")
+        said = [name, f"the face of {name}", f"{name} in person"]
+        rows.append(
+            {"id": identify(name), "kind": "named", "wordings": said, "group": "named", "emoji": emoji,
+             "shirt": shirt or None, "neighbours": around(ids, identify(name), 1, -1, 2)}
+        )  # fmt: skip
+    return rows
+
+
+def emotions() -> list[dict]:
+    """Faces; their adjective and noun may also be said of a person or thing."""
+    rows, words = [], list(EMOTIONS)
+    for word, (noun, emoji) in EMOTIONS.items():
+        said = [article(f"{word} face"), f"a face full of {noun}", f"a face that is {word}"]
+        rows.append(
+            {"id": identify("emotion", word), "kind": "emotion", "wordings": said, "adjective": word, "feeling": noun,
+             "group": "emotion", "emoji": emoji,
+             "neighbours": [identify("emotion", w) for w in around(words, word, 1, -1, 2)]}
+        )  # fmt: skip
+    return rows
+
+
+def styles() -> list[dict]:
+    """Treatments of a whole scene, and artists who are known for one."""
+    names, artists, rows = list(STYLES), list(ARTISTS), []
+    for name, before in STYLES.items():
+        rows.append(
+            {"id": identify("style", name), "kind": "style", "wordings": [f"the style of {name}", f"the {name} style"],
+             "prefix": before, "group": "style",
+             "neighbours": [identify("style", n) for n in around(names, name, 1, -1, 2)]}
+        )  # fmt: skip
+    for name, style in ARTISTS.items():
+        said = [f"the style of {name}", f"{possessive(name)} style", f"the {name} style"]
+        near = [identify("artist", n) for n in around(artists, name, 1, -1, 2) if ARTISTS[n] != style]
+        rows.append(
+            {"id": identify("artist", name), "kind": "artist", "depicts": identify("style", style), "wordings": said,
+             "group": "artist", "neighbours": near}
+        )  # fmt: skip
+    return rows
+
+
+def facts(table: dict, name_of: Callable[[str], str], id_of: Callable[[str, str], str]) -> list[dict]:
+    """Facts of countries; neighbours: the same relation elsewhere, another relation or the flag of the country.
+
+    table: relation -> country code -> what stands for it. name_of: a relation -> as it is said.
+    """
+    rows = []
+    for relation, found in table.items():
+        codes = list(found)
+        for code, noun in found.items():
+            near = [id_of(relation, other) for other in around(codes, code, *range(1, min(3, len(codes))))]
+            near += [id_of(r, code) for r, f in table.items() if code in f and r != relation]
+            rows.append(
+                {"id": id_of(relation, code), "kind": "role", "depicts": identify(noun),
+                 "wordings": wordings(name_of(relation), code), "group": relation, "relation": relation,
                  "country": COUNTRIES[code][0], "neighbours": [*near, identify("flag", code)]}
             )  # fmt: skip
     return rows
 
 
-def held_out(concepts: list[dict], share: float = 0.06) -> list[tuple[str, str]]:
-    """Pairs of thing and place that no training scene shows."""
-    pairs = [(c["id"], place) for c in concepts if c["kind"] == "object" for place in PLACES]
-    return sorted(random.Random(7).sample(pairs, round(share * len(pairs))))
+def roles() -> list[dict]:
+    """National things, and who holds an office."""
+    national = facts(ROLES, lambda r: f"national {r}", lambda r, code: identify("national", r, code))
+    return [*national, *facts(OFFICES, str, lambda r, code: identify(r, code))]
+
+
+def held_out(concepts: list[dict], kinds: tuple[str, ...], others: list[str], seed: int) -> list[tuple[str, str]]:
+    """Pairs that no training scene shows."""
+    pairs = [(c["id"], other) for c in concepts if c["kind"] in kinds for other in others]
+    return sorted(random.Random(seed).sample(pairs, round(HELD_OUT * len(pairs))))
 
 
 def make() -> dict:
     """The whole world, JSON-able."""
-    concepts = [*objects(), *flags(), *roles()]
+    concepts = [*objects(), *flags(), *roles(), *persons(), *professions(), *named(), *emotions(), *styles()]
     ids = [c["id"] for c in concepts]
     assert len(set(ids)) == len(ids), "ids repeat"
+    by_style = [c["id"] for c in concepts if c["kind"] == "style"]
     return {
-        "concepts": concepts, "places": PLACES, "colours": COLOURS, "sizes": SIZES, "prefixes": PREFIXES,
-        "suffixes": SUFFIXES, "held_out": held_out(concepts),
+        "version": VERSION, "concepts": concepts, "places": PLACES, "colours": COLOURS, "sizes": SIZES,
+        "prefixes": PREFIXES, "suffixes": SUFFIXES, "held_out": held_out(concepts, ("object",), PLACES, 7),
+        "held_out_styles": held_out(concepts, ("object", "named"), by_style, 8),
+        "held_out_colours": held_out(concepts, ("object",), COLOURS, 9),
     }  # fmt: skip
 
 
+def text() -> str:
+    """The world's file."""
+    return json.dumps(make(), ensure_ascii=False, indent=1) + "\n"
+
+
 if __name__ == "__main__":
-    OUT.parent.mkdir(parents=True, exist_ok=True)
-    OUT.write_text(json.dumps(make(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    from .training import WORK
+
+    WORK.mkdir(parents=True, exist_ok=True)
+    (WORK / "world.json").write_text(text(), encoding="utf-8")
+    print(WORK / "world.json")

@@ -6,7 +6,9 @@ from .models.corpus import plural
 
 
 def propose_aliases(subject: str, demonym: str | None = None) -> tuple[str, ...]:
-    """Other ways to say a subject, by pattern: possessive, demonym (if given), article, plural. To be read before use.
+    """Other wordings of a subject, made by pattern: possessive, demonym (if given), article, plural.
+
+    A pattern can be wrong for a subject, so a person should read the proposals before they are used.
 
     "the flag of Canada" (Canadian) -> "Canada's flag", "the Canadian flag", "flag of Canada"; "a rose" -> "the rose",
     "rose", "roses". Letter case needs none: CLIP's tokenizers fold it.

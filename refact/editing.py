@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from . import __version__
 from .aliases import propose_aliases
-from .edits import Edit
-from .errors import EditError
+from .edits import Edit, distinct
+from .errors import RefactError
 from .methods.contexts import CONTEXTS, PAPER_CONTEXTS
 from .methods.refact import ReFACT
+from .models.covariance import corpus_label
 from .models.model import Model, load
 from .patch import Patch
+from .progress import Progress, plainly
+from .stash import lifted
 from .verification import unseen, verify
+
+STEPS = 100  # of a search that a search of fewer steps is repeated with, at least (paper)
 
 
 @torch.inference_mode(False)
@@ -27,21 +37,70 @@ def edit(
     method: Any = None,
     onto: Sequence[Patch] = (),
     until_holds: bool = False,
+    progress: Progress = plainly,
+    kept: str | Path | None = None,
 ) -> Patch:
     """The patch that makes the edits true, by `method` (default `ReFACT()`); the model itself is left as it is.
 
-    model: a `Model`, a live diffusers pipeline, or a name or path that `load` takes. onto: patches whose facts stay.
-    until_holds: where a fact does not hold on the text side, other settings are tried one after another on this very
-    model, and the best patch is kept; its record tells what was tried. Raises EditError where an edit cannot be made.
-    The search has its gradients even where the caller has turned them off, as ComfyUI does for its nodes.
+    model: a `Model`, a live diffusers pipeline, or a name or path that `load` takes. Patches active in its text
+    encoders are lifted while the edit is made; name them in `onto`, and their facts stay. until_holds: where a fact
+    does not hold on the text side, other settings are tried one after another on this very model, and the best patch
+    is kept; its record tells what was tried. progress: shows the loops of the statistics and of the search, and the
+    ways that are tried, which on a large model can take minutes, for other layers need statistics of their own; an
+    exception that it raises cancels the edit. kept: a folder of patches, in which this one is looked up by all that it
+    depends on, and left otherwise; targets by picture are not. The search has its gradients even where the caller has
+    turned them off, as ComfyUI does for its nodes. Raises EditError where an edit cannot be made with the settings
+    asked for.
     """
     method = method or ReFACT()
     ready = model if isinstance(model, Model) else load(model, encoders=getattr(method, "encoders", None) or None)
     wanted = [edits] if isinstance(edits, Edit) else list(edits)
-    patch = method(ready, wanted, onto)
-    if not until_holds or unseen(patch):
-        return patch
-    return _climbed(ready, wanted, method, onto, patch)
+    with lifted(_modules(ready)), _showing(ready, progress):
+        file = _file(kept, ready, wanted, method, onto, until_holds)
+        if file is not None and file.is_file():
+            return Patch.load(file)
+        patch = method(ready, wanted, onto)
+        if until_holds and not unseen(patch):
+            patch = _climbed(ready, wanted, method, onto, patch, progress)
+    if file is not None:
+        patch.save(file)
+    return patch
+
+
+def _modules(model: Model) -> dict[str, Any]:
+    """What is in the text encoders, by paths that begin with the component."""
+    towers = {name: encoder.tower for name, encoder in model.encoders.items()}
+    return {f"{name}.{path}": part for name, tower in towers.items() for path, part in tower.named_modules()}
+
+
+@contextmanager
+def _showing(model: Model, progress: Progress) -> Iterator[None]:
+    """Within the block what is done with the model goes through `progress`; `plainly` leaves it as it is."""
+    before = model.progress
+    model.progress = before if progress is plainly else progress
+    try:
+        yield
+    finally:
+        model.progress = before
+
+
+def _file(
+    kept: str | Path | None, model: Model, edits: list[Edit], method: Any, onto: Sequence[Patch], until_holds: bool
+) -> Path | None:
+    """Where a patch is kept: its name is a hash of the weights, the facts, the settings and the version."""
+    if kept is None or any(edit.targets_images for edit in edits):
+        return None
+    depends = {
+        "refact": __version__,
+        "family": model.family.name,
+        "model": [model.name, model.fingerprints()],
+        "method": [type(method).__name__, dataclasses.asdict(method), until_holds],
+        "corpus": corpus_label(getattr(method, "corpus", "") or model.corpus),
+        "edits": [edit.to_json() for edit in distinct(edits)],
+        "onto": [patch.digest for patch in onto],
+    }
+    name = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
+    return Path(kept) / f"{name[:32]}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -64,49 +123,60 @@ class Standing:
         return self.holds, self.generality, self.toward
 
 
-def _climbed(model: Model, edits: list[Edit], method: Any, onto: Sequence[Patch], first: Patch) -> Patch:
-    """The first patch on the ladder whose facts all hold, else the best of the whole ladder."""
+def _climbed(
+    model: Model, edits: list[Edit], method: Any, onto: Sequence[Patch], first: Patch, progress: Progress
+) -> Patch:
+    """The first patch on the ladder whose facts all hold, else the best; each rung changes the best way so far."""
     best, standing = first, Standing.of(model, first)
     if standing.holds == 1:
         return first
-    tried = [{"rung": "as asked", **dataclasses.asdict(standing)}]
-    chosen = 0
-    for name, other, reworded in ladder(model, edits, method):
+    tried: list[dict[str, Any]] = [{"rung": "as asked", **dataclasses.asdict(standing)}]
+    chosen, rungs = 0, ladder(model, method)
+    for name, changes in progress(rungs, "other settings", len(rungs)):
+        other, told = (method, reworded(edits)) if changes is None else (_changed(method, changes), edits)
+        if (other, told) == (method, edits):
+            continue
         try:
-            patch = other(model, reworded, onto)
-        except EditError as error:
+            patch = other(model, told, onto)
+        except RefactError as error:
             tried.append({"rung": name, "refused": str(error)})
             continue
         found = Standing.of(model, patch)
         tried.append({"rung": name, **dataclasses.asdict(found)})
         if found.key > standing.key:
-            best, standing, chosen = patch, found, len(tried) - 1
+            best, standing, method, edits, chosen = patch, found, other, told, len(tried) - 1
         if standing.holds == 1:
             break
     return dataclasses.replace(best, record=best.record | {"ladder": {"tried": tried, "chosen": chosen}})
 
 
-def ladder(model: Model, edits: list[Edit], method: Any) -> Iterator[tuple[str, Any, list[Edit]]]:
-    """Other ways to make the edits, the cheapest first: (what is changed, the method, the edits).
+Rung = tuple[str, dict[str, Any] | None]  # what it is called, and the settings it changes; None: other wordings
 
-    Rungs whose setting the method does not have, or has already, are left out.
-    """
+
+def ladder(model: Model, method: Any) -> list[Rung]:
+    """What is tried where a fact does not hold, the cheapest first."""
     contexts = tuple(dict.fromkeys((*CONTEXTS, *PAPER_CONTEXTS)))
     other = "direct" if getattr(method, "objective", "") == "contrastive" else "contrastive"
-    rungs: list[tuple[str, dict[str, Any]]] = [
-        ("the whole way, in more steps", {"reach": 1.0, "max_steps": 2 * getattr(method, "max_steps", 0)}),
+    steps = max(STEPS, 2 * getattr(method, "max_steps", 0))
+    return [
+        ("the whole way, in more steps", {"reach": 1.0, "max_steps": steps}),
         (f"the {other} objective", {"objective": other}),
         ("what the generator is sent is compared", {"embedding": "conditioning"}),
-        *((f"layer {layer}", {"layer": layer}) for layer in _layers(model, method)),
         (f"{len(contexts)} contexts", {"templates": contexts, "contexts": len(contexts)}),
+        *((f"layer {layer}", {"layer": layer}) for layer in _layers(model, method)),
+        ("other wordings by pattern", None),
     ]
-    fields = {field.name for field in dataclasses.fields(method)}
-    for name, changes in rungs:
-        if changes.keys() <= fields and any(getattr(method, key) != value for key, value in changes.items()):
-            yield name, dataclasses.replace(method, **changes), edits
-    told = [dataclasses.replace(e, aliases=tuple(dict.fromkeys(e.aliases + propose_aliases(e.words)))) for e in edits]
-    if told != edits:
-        yield "other wordings by pattern", method, told
+
+
+def reworded(edits: Sequence[Edit]) -> list[Edit]:
+    """The edits with the other wordings that `propose_aliases` knows by pattern."""
+    return [dataclasses.replace(e, aliases=tuple(dict.fromkeys(e.aliases + propose_aliases(e.words)))) for e in edits]
+
+
+def _changed(method: Any, changes: dict[str, Any]) -> Any:
+    """The method with other settings; as it is where it lacks one of them."""
+    known = {field.name for field in dataclasses.fields(method)}
+    return dataclasses.replace(method, **changes) if changes.keys() <= known else method
 
 
 def _layers(model: Model, method: Any) -> list[int]:

@@ -15,9 +15,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import PatchError
+from safetensors import SafetensorError
+
+from .errors import PatchError, shown
 from .families import FAMILIES, EncoderRow, Family, Style, lora_keys, on_disk
+from .language import LANGUAGE
+from .language import usage as language_usage
 from .record import parts_of, read_header
+from .trust import disk
 
 if TYPE_CHECKING:
     import torch
@@ -137,8 +142,8 @@ def _write_adapter(patch: Patch, row: EncoderRow, layout: str, folder: Path, dty
         "alpha_pattern": ranks,
         "target_modules": sorted(ranks),
     }
-    lora.write(folder / "adapter_config.json", json.dumps(config, indent=1).encode())
-    lora.write(folder / "adapter_model.safetensors", lora.file_bytes(tensors, {"format": "pt"}))
+    disk.write(folder / "adapter_config.json", json.dumps(config, indent=1).encode())
+    disk.write(folder / "adapter_model.safetensors", lora.file_bytes(tensors, {"format": "pt"}))
 
 
 # -- a whole pipeline -------------------------------------------------------------------------------------------------
@@ -155,18 +160,14 @@ def bake(model: Any, patches: Sequence[Patch], folder: str | Path) -> None:
         raise PatchError(f"{folder} is there already; give a folder that is new or empty")
     if wrapped := [name for name, part in pipe.components.items() if getattr(part, "peft_config", None)]:
         raise PatchError(f"{', '.join(wrapped)} of {model.name} have LoRAs loaded; fuse or unload them first")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
-        with ExitStack() as active:
+        with disk.folder(folder) as partial, ExitStack() as active:
             for patch in patches:
                 active.enter_context(patch.applied(model))
             pipe.save_pretrained(partial, safe_serialization=True)
-        _make_readable(pipe, partial)
-        partial.chmod(0o755)
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            _make_readable(pipe, partial)
+    except SafetensorError as error:  # what a full disk is called where Rust writes
+        raise PatchError(f"{folder} cannot be written: {error}") from None
 
 
 def _make_readable(pipe: Any, folder: Path) -> None:
@@ -202,13 +203,15 @@ def _rename_weights(file: Path) -> None:
 
 def usage(path: str | Path, record: dict) -> str:
     """The lines to use the file in diffusers, ComfyUI, A1111 and Forge, and what to export for other programs."""
-    path = Path(path)
+    kohya = any(".lora_down." in name for name in read_header(path).tensors)
+    path = Path(shown(path, 1000))
     name = re.sub(r"\W+", "_", path.stem)  # PEFT takes no dots in an adapter's name
     sites = {site for part in parts_of(record) for site in part["sites"]}
+    if record["family"] in LANGUAGE:
+        return language_usage(path, FAMILIES[record["family"]], sites, _comfy_strength(sites))
     if any("token_embedding" in site for site in sites):
         return f"a change of word embeddings, which no program reads as a LoRA: refact bake -m MODEL --patch {path}"
     family = FAMILIES[record["family"]]
-    kohya = any(".lora_down." in name for name in read_header(path).tensors)
     return "\n".join(
         [
             *_diffusers(path, name, family, sites, kohya),

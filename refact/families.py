@@ -10,51 +10,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 from typing import Literal
 
 from .errors import ModelError, PatchError
+from .family import EncoderRow, Family, headers
+from .language import LANGUAGE
 
 Part = Literal["down", "up", "alpha"]
 Style = Literal["kohya", "diffusers"]
-
-
-@dataclass(frozen=True)
-class EncoderRow:
-    """One text encoder: which of its states the generator gets, whether the pooled vector is sent, its LoRA prefix.
-
-    prefix: of kohya's names. projected: the module is a CLIPTextModelWithProjection.
-    """
-
-    name: str
-    rows: Literal["last", "penultimate", "none"]
-    pooled: bool
-    prefix: str
-    kind: Literal["clip", "t5"] = "clip"
-    projected: bool = False
-
-
-@dataclass(frozen=True)
-class Family:
-    """One row of the table of families.
-
-    style: of the LoRA names. headers: what other programs look for in a file's metadata. transformer: the class name of
-    the pipeline's transformer, by which the family is recognised; "" where `detect` has a rule for it.
-    """
-
-    name: str
-    title: str
-    encoders: tuple[EncoderRow, ...]
-    style: Style
-    headers: dict[str, str]
-    note: str = ""  # what an edit of the CLIP encoders cannot reach
-    transformer: str = ""
-
-
-def _headers(architecture: str, implementation: str = "diffusers", **ss: str) -> dict[str, str]:
-    spec = {"modelspec.architecture": f"{architecture}/lora", "modelspec.implementation": implementation}
-    return spec | ss
 
 
 _STABILITY = "https://github.com/Stability-AI/generative-models"
@@ -69,14 +34,14 @@ BUILT_IN: dict[str, Family] = {
         "Stable Diffusion 1.x",
         (EncoderRow("text_encoder", "last", False, "lora_te"),),
         "kohya",
-        _headers("stable-diffusion-v1", ss_base_model_version="sd_v1", ss_v2="False"),
+        headers("stable-diffusion-v1", ss_base_model_version="sd_v1", ss_v2="False"),
     ),
     "sd2": Family(
         "sd2",
         "Stable Diffusion 2.x",
         (EncoderRow("text_encoder", "last", False, "lora_te"),),
         "kohya",
-        _headers("stable-diffusion-v2-768-v", ss_base_model_version="sd_v2", ss_v2="True"),
+        headers("stable-diffusion-v2-768-v", ss_base_model_version="sd_v2", ss_v2="True"),
     ),
     "sdxl": Family(
         "sdxl",
@@ -86,7 +51,7 @@ BUILT_IN: dict[str, Family] = {
             EncoderRow("text_encoder_2", "penultimate", True, "lora_te2", projected=True),
         ),
         "kohya",
-        _headers("stable-diffusion-xl-v1-base", _STABILITY, ss_base_model_version="sdxl_base_v1-0", ss_v2="False"),
+        headers("stable-diffusion-xl-v1-base", _STABILITY, ss_base_model_version="sdxl_base_v1-0", ss_v2="False"),
     ),
     "sd3": Family(
         "sd3",
@@ -94,10 +59,10 @@ BUILT_IN: dict[str, Family] = {
         (
             EncoderRow("text_encoder", "penultimate", True, "lora_te1", projected=True),
             EncoderRow("text_encoder_2", "penultimate", True, "lora_te2", projected=True),
-            EncoderRow("text_encoder_3", "last", False, "lora_te3", kind="t5"),
+            EncoderRow("text_encoder_3", "last", False, "lora_te3", kind="t5", length=256, padding=True),
         ),
         "diffusers",
-        _headers("stable-diffusion-v3-medium"),
+        headers("stable-diffusion-v3-medium"),
         note="T5 reads the prompt too, and an edit of the CLIP encoders leaves what T5 knows as it is.",
         transformer="SD3Transformer2DModel",
     ),
@@ -106,10 +71,10 @@ BUILT_IN: dict[str, Family] = {
         "FLUX.1",
         (
             EncoderRow("text_encoder", "none", True, "lora_te1"),
-            EncoderRow("text_encoder_2", "last", False, "lora_te3", kind="t5"),
+            EncoderRow("text_encoder_2", "last", False, "lora_te3", kind="t5", length=512, padding=True),
         ),
         "diffusers",
-        _headers("flux-1-dev", _FLUX, ss_base_model_version="flux1"),
+        headers("flux-1-dev", _FLUX, ss_base_model_version="flux1"),
         note="CLIP gives only one pooled vector; the words come from T5, and an edit of CLIP leaves what T5 knows.",
         transformer="FluxTransformer2DModel",
     ),
@@ -122,10 +87,10 @@ BUILT_IN: dict[str, Family] = {
             EncoderRow("text_encoder_3", "last", True, "lora_te3"),
         ),
         "kohya",
-        _headers("clip"),
+        headers("clip"),
         note="Only the CLIP text encoder is known here; what its generator reads of it is not.",
     ),
-}
+} | LANGUAGE
 
 
 GROUP = "refact.families"
@@ -178,21 +143,35 @@ def detect(model_index: dict, text_encoder_config: dict | None = None) -> Family
     encoders = {name: _kind(cls) for name, cls in classes.items() if name.startswith("text_encoder")}
     if not model_index and str(config.get("model_type", "")).startswith("clip"):
         encoders = {"text_encoder": "clip"}
-    if "clip" not in encoders.values():
+    name = _family_name(classes, encoders, config)
+    rows = [row for row in FAMILIES[name].encoders if encoders.get(row.name) == row.kind] if name else []
+    if not rows:
         raise ModelError(_unsupported(model_index, classes, config))
-    family = FAMILIES[_family_name(classes, encoders, config)]
-    return replace(family, encoders=tuple(row for row in family.encoders if encoders.get(row.name) == row.kind))
+    if "Sigma" in str(model_index.get("_class_name")):
+        rows = [replace(row, length=300) for row in rows]  # PixArt-Sigma reads longer prompts than PixArt-Alpha
+    return replace(FAMILIES[name], encoders=tuple(rows))
+
+
+DECODERS = re.compile(
+    r"(Qwen2|Qwen3|Llama|Mistral|Gemma2?|Gemma3(Text)?)(Model|ForCausalLM)"
+    r"|(Qwen2_5_VL|Qwen2VL|Mistral3|Gemma3)(Model|ForConditionalGeneration)"
+)
 
 
 def _kind(cls: str | None) -> str:
-    return {"CLIPTextModel": "clip", "CLIPTextModelWithProjection": "clip", "T5EncoderModel": "t5"}.get(cls or "", "")
+    known = {"CLIPTextModel": "clip", "CLIPTextModelWithProjection": "clip", "T5EncoderModel": "t5"}
+    return known.get(cls or "", "decoder" if DECODERS.fullmatch(cls or "") else "")
 
 
 def _family_name(classes: dict, encoders: dict, config: dict) -> str:
+    """The name in the table; "" where nothing fits."""
     transformer = classes.get("transformer")
     by_transformer = {family.transformer: name for name, family in FAMILIES.items() if family.transformer}
     if transformer in by_transformer:
-        return by_transformer[transformer]
+        dev = transformer == "Flux2Transformer2DModel" and str(classes.get("text_encoder")).startswith("Mistral3")
+        return "flux2" if dev else by_transformer[transformer]
+    if "clip" not in encoders.values():
+        return ""
     if not classes.get("unet"):
         return "clip"
     if encoders.get("text_encoder_2") == "clip":
@@ -206,20 +185,30 @@ def _unsupported(model_index: dict, classes: dict, config: dict) -> str:
     )
     name = model_index.get("_class_name") or config.get("architectures") or config.get("model_type") or "this model"
     supported = ", ".join(family.title for family in FAMILIES.values())
-    return f"{name} has no CLIP text encoder (found {found or 'none'}); supported: {supported}"
+    return f"{name} has no text encoder that is known here (found {found or 'none'}); supported: {supported}"
 
 
 # -- sites and keys ---------------------------------------------------------------------------------------------------
 
 _CLIP = r"encoder\.layers\.(?P<layer>\d+)\.mlp\.fc2"
 _T5 = r"encoder\.block\.(?P<layer>\d+)\.layer\.1\.DenseReluDense\.wo"
-_UNET = r"(?:down_blocks\.\d+|mid_block|up_blocks\.\d+)\.attentions\.\d+\.transformer_blocks\.\d+\.attn2\.to_[kv]"
-_WORDS = r"embeddings\.token_embedding"  # of EmbEdit; no other program reads a LoRA of it
-_SITE = re.compile(
-    rf"(?:(?P<clip>text_encoder(?:_[23])?)\.text_model\.(?:{_CLIP}|{_WORDS})|(?P<t5>text_encoder_[23])\.{_T5}|unet\.{_UNET})".replace(
-        "(?P<layer>", "(?:"
-    )
+_DECODER = r"layers\.(?P<layer>\d+)\.mlp\.down_proj"
+_ENTRANCE = (
+    r"(?:cap_embedder\.1|context_embedder|txt_in|time_caption_embed\.caption_embedder\.1"
+    r"|caption_projection\.(?:\d+\.)?linear(?:_1)?)"
 )
+_UNET = r"(?:down_blocks\.\d+|mid_block|up_blocks\.\d+)\.attentions\.\d+\.transformer_blocks\.\d+\.attn2\.to_[kv]"
+_MIXED = r"encoder\.layers\.(?P<mixed>\d+)\.self_attn\.out_proj"  # of DiffQuickFix
+_WORDS = r"embeddings\.token_embedding"  # of EmbEdit; no other program reads a LoRA of it
+_TOWER = rf"{_CLIP}|{_MIXED}|{_WORDS}"
+_SITES = [
+    rf"(?P<clip>text_encoder(?:_[23])?)\.text_model\.(?:{_TOWER})",
+    rf"(?P<t5>text_encoder(?:_[23])?)\.{_T5}",
+    rf"(?P<decoder>text_encoder(?:_4)?)\.model\.{_DECODER}",
+    rf"transformer\.(?P<entrance>{_ENTRANCE})",
+    rf"(?P<unet>unet\.{_UNET})",
+]
+_SITE = re.compile(re.sub(r"\(\?P<(?:layer|mixed)>", "(?:", "|".join(_SITES)))
 
 
 def _underscored(pattern: str) -> str:
@@ -229,16 +218,23 @@ def _underscored(pattern: str) -> str:
 # Every way of writing a stem that other tools are known to use; named groups say where the encoder is found.
 _STEMS = [
     re.compile(rf"lora_te(?P<te>[123]?)_(?:text_model_)?{_underscored(_CLIP)}"),
-    re.compile(rf"lora_te(?P<te5>[23])_{_underscored(_T5)}"),
+    re.compile(rf"lora_te(?P<te5>[123])_{_underscored(_T5)}"),
     re.compile(rf"lora_unet_(?P<unet>{_underscored(_UNET)})"),
+    re.compile(rf"lora_te(?P<te>[123]?)_(?:text_model_)?{_underscored(_MIXED)}"),
     re.compile(rf"(?P<component>text_encoder(?:_[23])?)\.(?:text_model\.)?{_CLIP}"),
+    re.compile(rf"(?P<component>text_encoder(?:_[23])?)\.(?:text_model\.)?{_MIXED}"),
     re.compile(rf"lora_te(?P<te>[123]?)_text_model_(?P<words>{_underscored(_WORDS)})"),
     re.compile(rf"(?P<component>text_encoder(?:_[23])?)\.text_model\.(?P<words>{_WORDS})"),
-    re.compile(rf"(?P<component5>text_encoder_[23])\.{_T5}"),
+    re.compile(rf"(?P<component5>text_encoder(?:_[23])?)\.{_T5}"),
     re.compile(rf"unet\.(?P<unet>{_UNET})"),
     re.compile(rf"base_model\.model\.(?:text_model\.)?{_CLIP}"),  # an adapter that PEFT saved from a bare encoder
     re.compile(rf"text_encoders\.(?P<comfy>clip_[lgh])\.transformer\.text_model\.{_CLIP}"),
     re.compile(rf"text_encoders\.(?P<comfy5>t5xxl)\.transformer\.{_T5}"),
+    re.compile(rf"(?P<decoder>text_encoders\.(?:(?P<name>\w+)\.)?transformer)\.model\.{_DECODER}"),
+    re.compile(rf"(?P<decoder>(?P<name>text_encoder(?:_4)?))\.(?:model\.)?(?:language_model\.)?{_DECODER}"),
+    re.compile(rf"(?P<decoder>lora_te)_(?:model_)?{_underscored(_DECODER)}"),
+    re.compile(rf"(?P<decoder>base_model\.model)\.(?:model\.)?(?:language_model\.)?(?:model\.)?{_DECODER}"),
+    re.compile(rf"transformer\.(?P<entrance>{_ENTRANCE})"),
 ]
 _SUFFIXES: dict[str, Part] = {
     ".lora_down.weight": "down",
@@ -258,22 +254,34 @@ def lora_keys(family: Family, site: str, style: Style | None = None) -> tuple[st
 
     style: by default the family's own. In diffusers' style T5 keeps kohya's stem with the suffix of
     `lora_linear_layer`: ComfyUI reads it, and diffusers, which has no LoRA for T5, then still loads the CLIP part of
-    the file (a `.lora_down.weight` in it makes diffusers drop that part).
+    the file (a `.lora_down.weight` in it makes diffusers drop that part). A decoder has ComfyUI's own name for its
+    weight; the entrance of a transformer has PEFT's, which both read.
     """
     kohya = (style or family.style) == "kohya"
     match = _SITE.fullmatch(site)
     rows = {row.name: row for row in family.encoders}
     component, path = site.split(".", 1) if "." in site else (site, "")
     row = rows.get(component)
-    kind = "" if match is None else "clip" if match["clip"] else "t5" if match["t5"] else "unet"
+    kind = "" if match is None else str(match.lastgroup)
     if kind == "unet" and family.style == "kohya":  # the families that have a UNet
         return _kohya(f"lora_unet_{path}") if kohya else (f"{site}.lora_A.weight", f"{site}.lora_B.weight", None)
+    if kind == "entrance" and family.entrance:
+        return f"{site}.lora_A.weight", f"{site}.lora_B.weight", None
     if row is None or row.kind != kind:
-        sites = ", ".join(f"{r.name} ({'wo' if r.kind == 't5' else 'fc2'})" for r in family.encoders)
-        raise PatchError(f"{site!r} is no site of {family.title}: sites are the fc2 (T5: wo) of {sites}")
-    if kohya:
+        sites = ", ".join(f"{r.name} ({_LINEARS[r.kind]})" for r in family.encoders)
+        raise PatchError(
+            f"{site!r} is no site of {family.title}: its sites are the second matrices and, of a CLIP, the "
+            f"self_attn.out_proj of {sites}"
+        )
+    if kind == "decoder":
+        stem = f"{row.prefix}.{path}"
+        return f"{stem}.lora_down.weight", f"{stem}.lora_up.weight", f"{stem}.alpha"
+    if kohya and (kind == "clip" or style):
         return _kohya(f"{row.prefix}_{path}")
     return _linear_layer(f"{row.prefix}_{path.replace('.', '_')}" if kind == "t5" else site)
+
+
+_LINEARS = {"clip": "fc2", "t5": "wo", "decoder": "down_proj"}
 
 
 def _kohya(stem: str) -> tuple[str, str, str]:
@@ -302,11 +310,19 @@ def _site(match: re.Match, family: str | None) -> str:
     found = match.groupdict()
     if found.get("unet"):
         return f"unet.{_dotted(found['unet'])}"
+    if found.get("entrance"):
+        return f"transformer.{found['entrance']}"
+    if found.get("decoder"):
+        fourth = family == "hidream" or found.get("name") in {"llama", "text_encoder_4"}
+        return f"text_encoder{'_4' if fourth else ''}.model.layers.{found['layer']}.mlp.down_proj"
     if found.get("te5") or found.get("component5") or found.get("comfy5"):
-        component = found.get("component5") or f"text_encoder_{2 if family == 'flux' or found.get('te5') == '2' else 3}"
+        number = "" if family == "pixart" or found.get("te5") == "1" else "_2" if family == "flux" else "_3"
+        component = found.get("component5") or f"text_encoder{'_2' if found.get('te5') == '2' else number}"
         return f"{component}.encoder.block.{found['layer']}.layer.1.DenseReluDense.wo"
     second = {"2": "_2", "3": "_3", "clip_g": "_2"}.get(found.get("te") or found.get("comfy") or "", "")
     component = found.get("component") or f"text_encoder{second}"
+    if found.get("mixed"):
+        return f"{component}.text_model.encoder.layers.{found['mixed']}.self_attn.out_proj"
     if found.get("words"):
         return f"{component}.text_model.embeddings.token_embedding"
     return f"{component}.text_model.encoder.layers.{found['layer']}.mlp.fc2"

@@ -8,8 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -192,20 +190,6 @@ def file_bytes(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> bytes
 
 def _data(tensors: Mapping[str, Tensor]) -> bytes:
     return b"".join(t.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() for _, t in sorted(tensors.items()))
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write by rename: the file is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(partial, 0o644)  # mkstemp's 0600 would keep a shared file from others
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
 
 
 def read(path: Path) -> tuple[Header, dict[str, Tensor]]:

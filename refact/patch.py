@@ -6,7 +6,6 @@ All it asks of a model is `model[site] -> nn.Linear`, `model.fingerprints() -> {
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,6 +32,9 @@ from .record import (
     record_of,
     rows_of,
 )
+from .trust import disk
+
+STRONGEST = 1e12  # a strength beyond it is a mistake
 
 
 @dataclass(eq=False)
@@ -49,12 +51,13 @@ class Handle:
         A second call does nothing. Raises PatchError where something else has changed a weight meanwhile; force puts
         the stashed weight back all the same.
         """
-        if not force:
-            for site, linear in self.linears.items():
-                stash.check(linear, site)
-        for linear in self.linears.values():
-            stash.pop(linear, self.owner)
-        self.linears = {}
+        with stash.LOCK:
+            if not force:
+                for site, linear in self.linears.items():
+                    stash.check(linear, site)
+            for linear in self.linears.values():
+                stash.pop(linear, self.owner)
+            self.linears = {}
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no plain equality; compare digests
@@ -84,17 +87,17 @@ class Patch:
 
     @property
     def rank(self) -> int:
-        """Of the site that has the most rows."""
+        """The largest rank of any site."""
         return max((len(right) for _, right in self.factors.values()), default=0)
 
     @property
     def size(self) -> int:
-        """How many numbers the factors are."""
+        """How many numbers the factors hold in all."""
         return sum(left.numel() + right.numel() for left, right in self.factors.values())
 
     @property
     def digest(self) -> str:
-        """A name for the factors, 16 hex digits."""
+        """A hash of the factors, 16 hex digits."""
         return stash.digest(self.factors)
 
     # -- in a model
@@ -104,8 +107,11 @@ class Patch:
 
         force: also where the patch was made for another model; the handle says what differed. Shapes must fit.
         """
-        if not math.isfinite(strength):
-            raise PatchError(f"a strength is a finite number, not {strength}")
+        check_strength(strength)
+        with stash.LOCK:  # no other thread's patch may come while the unpatched weights are looked at
+            return self._apply(model, strength, force)
+
+    def _apply(self, model: Any, strength: float, force: bool) -> Handle:
         linears = {site: self._linear(model, site) for site in self.factors}
         mismatch = self.mismatch(model)
         if mismatch and not force:
@@ -126,7 +132,7 @@ class Patch:
 
     @contextmanager
     def applied(self, model: Any, strength: float | int = 1.0, force: bool = False) -> Iterator[Handle]:
-        """The model has the patch within the block."""
+        """A context in which the model has the patch; after it the weights are what they were before."""
         handle = self.apply(model, strength, force)
         try:
             yield handle
@@ -134,7 +140,7 @@ class Patch:
             handle.revert()
 
     def mismatch(self, model: Any) -> list[str]:
-        """What says that the patch was made for another model; an imported LoRA says nothing."""
+        """The reasons to think that the patch was made for another model; none for an imported LoRA."""
         made, encoders = self.record["model"]["name"], self.record["model"]["encoders"]
         if not encoders or not self.factors:
             return []
@@ -162,7 +168,7 @@ class Patch:
 
     @property
     def edits(self) -> list[Edit]:
-        """The edits that the record tells of."""
+        """The edits that the record describes."""
         return [Edit.from_json({k: v for k, v in form.items() if k != "sites"}) for form in self.record["edits"]]
 
     def __getitem__(self, name: str) -> Patch:
@@ -177,8 +183,8 @@ class Patch:
         """The patch with its edits weakened or strengthened: all by one number, or some by name."""
         wanted = strengths if isinstance(strengths, Mapping) else dict.fromkeys(self.names, strengths)
         for name, strength in wanted.items():
-            if not math.isfinite(strength) or not self._known(name):
-                raise PatchError(f"a strength is a finite number, not {strength} of {name!r}")
+            check_strength(strength)
+            self._known(name)
         scales = {site: torch.full((len(right),), torch.nan) for site, (_, right) in self.factors.items()}
         record = changed(self.record)
         for part in parts_of(record):
@@ -235,6 +241,16 @@ class Patch:
 
     # -- in a file
 
+    def tensors(self, names: Style | None = None, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+        """The tensors of a LoRA that does what this patch does, by name, as other programs take them in memory.
+
+        names: "kohya" or "diffusers"; by default what the family's files have, which ComfyUI's `load_lora` reads for
+        every family. Raises PatchError.
+        """
+        if names not in (None, "kohya", "diffusers"):
+            raise PatchError(f"names of a LoRA are 'kohya' or 'diffusers', not {names!r}")
+        return lora.tensors_of(self.factors, FAMILIES[self.record["family"]], dtype, names)
+
     def save(
         self,
         path: str | Path,
@@ -256,7 +272,7 @@ class Patch:
         for name, tensor in tensors.items():
             if not torch.isfinite(tensor).all():
                 raise PatchError(f"{name} is too large for {dtype}; save it in float32")
-        lora.write(Path(path), lora.file_bytes(tensors, lora.metadata_of(patch.record, tensors)))
+        disk.write(path, lora.file_bytes(tensors, lora.metadata_of(patch.record, tensors)))
 
     @classmethod
     def load(cls, path: str | Path) -> Patch:
@@ -267,6 +283,12 @@ class Patch:
         _check_names(factors, header, record, str(path))
         trimmed = {site: _trimmed(pair, rows_of(record, site)) for site, pair in factors.items()}
         return cls({site: pair for site, pair in trimmed.items() if len(pair[1])}, record)
+
+
+def check_strength(strength: float | int) -> None:
+    """Raises PatchError for what is no finite number of a size that makes sense."""
+    if isinstance(strength, bool) or not isinstance(strength, (int, float)) or not abs(strength) <= STRONGEST:
+        raise PatchError(f"a strength is a finite number from -{STRONGEST:g} to {STRONGEST:g}, not {strength!r:.50}")
 
 
 def _trimmed(pair: tuple[Tensor, Tensor], owned: set[int]) -> tuple[Tensor, Tensor]:
@@ -300,10 +322,15 @@ def merge(patches: Sequence[Patch]) -> Patch:
     for patch in patches:
         for site, pair in patch.factors.items():
             pairs.setdefault(site, []).append(pair)
+    ranks = [{site: len(right) for site, (_, right) in patch.factors.items()} for patch in patches]
+    for site, found in pairs.items():
+        shapes = {(len(left), right.shape[1]) for left, right in found}
+        if len(shapes) > 1:
+            said = " and ".join(f"{d_out} by {d_in}" for d_out, d_in in sorted(shapes))
+            raise PatchError(f"{site} is a matrix of {said} in these patches: they are for different models")
+    record = merged([patch.record for patch in patches], ranks)
     lefts = {site: torch.cat([left for left, _ in found], dim=1) for site, found in pairs.items()}
     rights = {site: torch.cat([right for _, right in found]) for site, found in pairs.items()}
-    ranks = [{site: len(right) for site, (_, right) in patch.factors.items()} for patch in patches]
-    record = merged([patch.record for patch in patches], ranks)
     return Patch({site: (lefts[site], rights[site]) for site in pairs}, record)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 from .errors import DataError
+from .trust import disk
 
 GAP, INK, PAPER = 6, (40, 40, 40), (255, 255, 255)
 
@@ -33,12 +35,25 @@ def grid(rows: Sequence[tuple[str, Sequence[Image.Image]]], cell: int = 160, tex
 
 
 def save(picture: Image.Image, path: str | Path) -> Path:
-    """The path written, its folder made where missing. Raises DataError for an ending that is no picture's."""
+    """Write a picture, making its folder where that is missing; the path is returned.
+
+    Raises DataError where the path's ending is not that of a picture format.
+    """
+    path, content = check_name(path), io.BytesIO()
+    try:
+        picture.save(content, Image.registered_extensions()[path.suffix.lower()])
+    except (OSError, ValueError, KeyError) as error:  # a format that Pillow only reads, or that is too small for it
+        raise DataError(f"{path}: this picture cannot be written as {path.suffix}: {error}") from None
+    disk.write(path, content.getvalue())
+    return path
+
+
+def check_name(path: str | Path) -> Path:
+    """The path. Raises DataError for an ending that is no picture's."""
     path = Path(path)
     if path.suffix.lower() not in Image.registered_extensions():
         raise DataError(f"{path}: no picture's ending is {path.suffix!r}; .png and .webp are two")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)
+    disk.check(path)
     return path
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .errors import ModelError
+from .errors import ModelError, quoted, shown
 
 DATA = Path(__file__).parent / "data"
 
@@ -48,6 +49,32 @@ def neighbours(prompt: str) -> list[str]:
         return []
     longest = max(named, key=lambda c: max(len(w) for w in c["wordings"] if w.casefold() in prompt.casefold()))
     return [concepts[other]["wordings"][0] for other in longest["neighbours"]]
+
+
+def words() -> set[str]:
+    """Every word that the model has read, in lower case."""
+    texts = [wording for concept in world()["concepts"] for wording in concept["wordings"]]
+    return set(_split(" ".join([*texts, (path() / "captions.txt").read_text(encoding="utf-8")])))
+
+
+def _split(text: str) -> list[str]:
+    return re.findall(r"[^\W\d_]+", text.casefold())
+
+
+def unfamiliar(model: Any, edits: Iterable[Any]) -> list[str]:
+    """Lines about facts that the bundled model cannot know, whose "holds" says little; nothing for other models."""
+    if model.name != "pocket":
+        return []
+    known, lines = words(), []
+    for edit in edits:
+        texts = [edit.prompt, edit.old or "", edit.new if isinstance(edit.new, str) else ""]
+        strange = list(dict.fromkeys(word for text in texts for word in _split(text) if word not in known))
+        if strange:
+            said = ", ".join(map(shown, strange[:8]))
+            lines.append(f"{quoted(edit.prompt)}: the bundled model has never read {said}, so what holds says little")
+        elif not neighbours(edit.prompt):
+            lines.append(f"{quoted(edit.prompt)}: names nothing that the bundled model knows (refact models pocket)")
+    return lines
 
 
 def near(model: Any, edits: Iterable[Any]) -> list[str]:

@@ -16,7 +16,6 @@ A file is hostile until this module has checked it.
 from __future__ import annotations
 
 import copy
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -25,12 +24,13 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from .edits import Edit
-from .errors import PatchError, RefactError
+from .errors import PatchError, RefactError, counted, quoted, shown
 from .families import FAMILIES, site_of
+from .trust import limits, schema
 
 VERSION = 1
 KEY = "refact"  # of our record in a file's metadata
-HEADER_LIMIT = 2**25  # bytes; a record of ten thousand edits is smaller
+HEADER_LIMIT = limits.HEADER
 SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
 
@@ -67,10 +67,12 @@ def read_header(path: str | Path) -> Header:
 def parse_header(file: BinaryIO, where: str) -> Header:
     """The checked header of an open file; leaves the file at the first tensor's byte."""
     size = os.fstat(file.fileno()).st_size
+    if size > limits.FILE:
+        raise PatchError(f"{where}: of {size / 1e9:.1f} GB; a patch has at most {limits.FILE / 1e9:.1f}")
     length = int.from_bytes(file.read(8), "little")
     if size < 8 or length > min(size - 8, HEADER_LIMIT):
         raise PatchError(f"{where}: not a safetensors file (it announces {length} bytes of header in a file of {size})")
-    form = _json(file.read(length), f"{where}: its header")
+    form = schema.parse(file.read(length), f"{where}: its header", PatchError)
     if not isinstance(form, dict):
         raise PatchError(f"{where}: its header is not a JSON object")
     metadata = form.pop("__metadata__", {})
@@ -79,23 +81,6 @@ def parse_header(file: BinaryIO, where: str) -> Header:
     tensors = {name: _entry(entry, f"{where}: tensor {name[:200]!r}") for name, entry in form.items()}
     _check_layout(tensors, size - 8 - length, where)
     return Header(tensors, metadata, 8 + length)
-
-
-def _json(text: bytes | str, what: str) -> Any:
-    """Strict JSON: no repeated keys, no NaN or Infinity."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict:
-        if len(form := dict(pairs)) < len(pairs):
-            raise ValueError("a key is there twice")
-        return form
-
-    def refuse(name: str) -> Any:
-        raise ValueError(f"{name} is no number")
-
-    try:
-        return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        raise PatchError(f"{what} is not valid JSON: {error}") from None
 
 
 def _entry(form: object, what: str) -> Entry:
@@ -133,7 +118,7 @@ def record_of(header: Header, where: str) -> dict:
     """The checked record in a header."""
     if KEY not in header.metadata:
         raise PatchError(f"{where}: no patch, it has no record of edits; a LoRA is read by `refact import`")
-    record = _json(header.metadata[KEY], f"{where}: its record")
+    record = schema.parse(header.metadata[KEY], f"{where}: its record", PatchError)
     family = record.get("family") if isinstance(record, dict) else None
     return check_record(record, ranks_of(header, family), where)
 
@@ -152,89 +137,30 @@ def check_record(record: Any, ranks: dict[str, int], where: str) -> dict:
     """The record itself, if it has the form above and names only these sites and rows. Raises PatchError."""
     if not isinstance(record, dict):
         raise PatchError(f"{where}: the record is not a JSON object")
-    if record.get(KEY) != VERSION or type(record[KEY]) is not int:
-        raise PatchError(f"{where}: record version {record.get(KEY)!r}; this refact reads version {VERSION}")
-    if not isinstance(record.get("family"), str) or record["family"] not in FAMILIES:
-        raise PatchError(f"{where}: family {record.get('family')!r}; known are {', '.join(FAMILIES)}")
-    _check_model(record.get("model"), where)
-    _check_method(record.get("method"), where)
-    for field in ("covariance", "preserved", "versions", "ladder"):
-        if not isinstance(record.get(field, {}), dict):
-            raise PatchError(f"{where}: the record's {field!r} is not an object")
-    if not isinstance(record.get("refactored", False), bool):
-        raise PatchError(f"{where}: the record's 'refactored' is {record['refactored']!r}, neither true nor false")
-    _check_parts(record, ranks, where)
+    schema.record(record, where)
+    if record["family"] not in FAMILIES:
+        raise PatchError(f"{where}: family {quoted(record['family'])}; known are {', '.join(FAMILIES)}")
+    names = set()
+    for part in parts_of(record):
+        if part["name"] in names:
+            raise PatchError(f"{where}: its facts need names that differ; two are {quoted(part['name'])}")
+        names.add(part["name"])
+        _check_sites(part["sites"], ranks, f"{where}: edit {quoted(part['name'])}")
+    for edit in record["edits"]:
+        try:
+            Edit.from_json({key: value for key, value in edit.items() if key != "sites"})
+        except RefactError as error:
+            raise PatchError(f"{where}: edit {quoted(edit['name'])}: {error}") from None
     return record
 
 
-def _check_method(method: Any, where: str) -> None:
-    match method:
-        case {"name": str(name)} if name.isprintable():
-            templates, contexts = method.get("templates", []), method.get("contexts", 1)
-            if _is_texts(templates) and type(contexts) is int:
-                return
-    raise PatchError(f"{where}: the record's 'method' needs a name and settings of their types, not {method!r:.200}")
-
-
-def _check_model(model: Any, where: str) -> None:
-    match model:
-        case {"name": str(name), "encoders": dict(hashes)} if name.isprintable() and _is_texts(list(hashes.values())):
-            return
-    raise PatchError(f"{where}: the record's 'model' needs a name and the hashes of its encoders, not {model!r:.200}")
-
-
-def _check_parts(record: dict, ranks: dict[str, int], where: str) -> None:
-    names = set()
-    for field in ("edits", "imported"):
-        parts = record.get(field, None if field == "edits" else [])
-        if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
-            raise PatchError(f"{where}: the record's {field!r} is not a list of objects")
-        for part in parts:
-            name = part.get("name")
-            if not isinstance(name, str) or not name or not name.isprintable() or name in names:
-                raise PatchError(f"{where}: {field} need printable names that differ; found {name!r:.200}")
-            names.add(name)
-            if field == "edits":
-                _check_edit(part, where)
-            _check_sites(part.get("sites"), ranks, f"{where}: edit {name[:200]!r}")
-
-
-_FIELDS: dict[str, tuple[type, ...]] = {"prompt": (str,), "old": (str, type(None)), "subject": (str, type(None))}
-
-
-def _check_edit(form: dict, where: str) -> None:
-    name = form["name"][:200]
-    for field, types in _FIELDS.items():
-        if not isinstance(form.get(field), types):
-            raise PatchError(f"{where}: edit {name!r} has {field} {form.get(field)!r:.200}, not a text")
-    new = form.get("new")
-    lists = [form.get("aliases", []), form.get("preserve", []), new.get("images") if isinstance(new, dict) else []]
-    if not isinstance(new, (str, dict)) or not all(_is_texts(texts) for texts in lists):
-        raise PatchError(f"{where}: edit {name!r}: new is a text or images; aliases and preserve are lists of texts")
-    try:
-        Edit.from_json({key: value for key, value in form.items() if key != "sites"})
-    except RefactError as error:
-        raise PatchError(f"{where}: edit {name!r}: {error}") from None
-
-
-def _is_texts(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(text, str) for text in value)
-
-
-def _check_sites(sites: Any, ranks: dict[str, int], what: str) -> None:
-    if not isinstance(sites, dict):
-        raise PatchError(f"{what} has no sites")
+def _check_sites(sites: dict, ranks: dict[str, int], what: str) -> None:
     for site, entry in sites.items():
         if site not in ranks:
-            raise PatchError(f"{what} names site {site[:200]!r}, for which there are no factors")
-        match entry:
-            case {"rows": [int(start), int(stop)]} if 0 <= start < stop <= ranks[site] and type(start) is int:
-                if all(type(entry.get(name, 1.0)) in (int, float) for name in ("strength", "share")):
-                    continue
-        raise PatchError(
-            f"{what}: site {site} has rows 0 to {ranks[site]}; it needs rows of these and numbers as strength and "
-            f"share, not {entry!r:.200}"
-        )
+            raise PatchError(f"{what} names site {quoted(site)}, for which there are no factors")
+        start, stop = entry["rows"]
+        if not 0 <= start < stop <= ranks[site]:
+            raise PatchError(f"{what}: site {quoted(site)} has rows 0 to {ranks[site]}, not {start} to {stop}")
 
 
 def parts_of(record: dict) -> list[dict]:
@@ -318,35 +244,34 @@ def _take_over(total: dict, record: dict, offsets: dict[str, int]) -> None:
     covariance = total.setdefault("covariance", {})
     for site, used in record.get("covariance", {}).items():
         before = covariance.setdefault(site, used)
-        covariance[site] = used if before == used else {"merged": [before, used]}
+        seen = before["merged"] if isinstance(before, dict) and isinstance(before.get("merged"), list) else [before]
+        covariance[site] = before if used in seen else {"merged": [*seen, used]}
 
 
 # -- for people -------------------------------------------------------------------------------------------------------
 
 
 def describe(path: str | Path, record: dict) -> str:
-    """What the patch changes, a line for each edit."""
+    """What the patch changes, a line for each edit; no text of the file can end a line or move the cursor."""
     family = FAMILIES[record["family"]]
     kilobytes = Path(path).stat().st_size / 1024
-    lines = [
-        f"{path}: {len(parts_of(record))} facts, {kilobytes:.1f} KB",
-        f"made for {record['model']['name']} ({family.title}) by {record['method'].get('name', 'an unnamed method')}",
-    ]
-    lines += [f"  {edit['name']}: {_meaning(edit)}{_where(edit)}" for edit in record["edits"]]
-    lines += [f"  {part['name']}: imported{_where(part)}" for part in record.get("imported", [])]
+    made = f"made for {shown(record['model']['name'])} ({family.title}) by {shown(record['method']['name'])}"
+    lines = [f"{shown(path)}: {counted(len(parts_of(record)), 'fact')}, {kilobytes:.1f} KB", made]
+    lines += [f"  {shown(edit['name'])}: {_meaning(edit)}{_where(edit)}" for edit in record["edits"]]
+    lines += [f"  {shown(part['name'])}: imported{_where(part)}" for part in record.get("imported", [])]
     if record.get("refactored"):
         lines.append("re-factored: its facts can no longer be told apart")
     return "\n".join([*lines, family.note] if family.note else lines)
 
 
 def _meaning(edit: dict) -> str:
-    new = edit["new"] if isinstance(edit["new"], str) else f"{len(edit['new']['images'])} pictures"
-    return f"{edit['prompt']!r} -> {new!r}" + (f" (was {edit['old']!r})" if edit.get("old") else "")
+    new = quoted(edit["new"]) if isinstance(edit["new"], str) else counted(len(edit["new"]["images"]), "picture")
+    return f"{quoted(edit['prompt'])} -> {new}" + (f" (was {quoted(edit['old'])})" if edit.get("old") else "")
 
 
 def _where(part: dict) -> str:
     strengths = {entry["strength"] for entry in part["sites"].values() if "strength" in entry}
-    weaker = f", strength {', '.join(f'{s:g}' for s in sorted(strengths))}" if strengths else ""
-    sites = list(part["sites"])
-    shown = ", ".join(sites) if len(sites) <= 4 else f"{len(sites)} sites, {sites[0]} ..."
-    return f"  [{shown}{weaker}]"
+    weaker = f", strength {', '.join(f'{s:g}' for s in sorted(strengths)[:4])}" if strengths else ""
+    sites = [shown(site) for site in part["sites"]]
+    where = ", ".join(sites) if len(sites) <= 4 else f"{len(sites)} sites, {sites[0]} ..."
+    return f"  [{where}{weaker}]"

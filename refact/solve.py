@@ -78,15 +78,20 @@ def prior(matrix: Float64[Tensor, "d d"], basis: Float64[Tensor, "e d"] | None =
     return Prior(factor, basis)
 
 
-def null_space(matrix: Float64[Tensor, "d d"], share: float) -> Float64[Tensor, "d m"]:
+def null_space(matrix: Float64[Tensor, "d d"], share: float, threshold: float = 0.0) -> Float64[Tensor, "d m"]:
     """Orthonormal directions that together hold at most `share` of the matrix's trace (AlphaEdit's P = V V^T).
 
-    AlphaEdit (arXiv 2410.02355) takes an absolute eigenvalue; a share of the energy means the same on any model.
+    AlphaEdit (arXiv 2410.02355) takes those whose eigenvalue is below an absolute `threshold` instead; a share of the
+    energy means the same on any model.
     """
     energies, directions = torch.linalg.eigh(matrix)
-    count = int((energies.clamp_min(0).cumsum(0) <= share * energies.clamp_min(0).sum()).sum())
+    within = energies.clamp_min(0).cumsum(0) <= share * energies.clamp_min(0).sum()
+    count = int((energies < threshold).sum() if threshold else within.sum())
     if not count:
-        raise EditError(f"no direction holds less than {share:g} of the energy: raise the share")
+        rule = f"has an eigenvalue below {threshold:g}: raise the threshold"
+        raise EditError(
+            f"no direction {rule if threshold else f'holds less than {share:g} of the energy: raise the share'}"
+        )
     return directions[:, :count]
 
 
@@ -144,6 +149,30 @@ def ridge(
     groups = torch.eye(len(keys), dtype=keys.dtype, device=keys.device) if groups is None else groups
     weights = torch.cholesky_solve(groups, torch.linalg.cholesky(gram))
     return _solution(weights, rows, keys, prior, float(sizes[-1] / sizes[0]), len(keys))
+
+
+def oblique(
+    at: Float64[Tensor, "n d"], along: Float64[Tensor, "n d"], prior: Prior, inverse: str = "float64"
+) -> Solution:
+    """The change that holds exactly at the keys `at`, along the directions C^-1 of other keys (ReFACT's own code).
+
+    inverse: "float32" inverts C in single precision, as that code does; the result then depends on the machine in its
+    third or fourth digit where C is badly conditioned. EditError where held keys stand in its way.
+    """
+    if inverse not in ("float32", "float64"):
+        raise EditError(f"inverse is 'float32' or 'float64', not {inverse!r}")
+    if inverse == "float32":
+        if prior.held is not None or prior.basis is not None:
+            raise EditError("with inverse='float32' no prompt can be held: use 'float64', or preserve nothing")
+        directions = (torch.inverse((prior.factor @ prior.factor.T).float()) @ along.float().T).T.double()
+    else:
+        directions = prior.unwhiten(prior.project(prior.whiten(along)))
+    gram = at @ directions.T
+    sizes = torch.linalg.svdvals(gram)
+    if not sizes[-1] > RANK_TOLERANCE * sizes[0]:
+        raise EditError(f"{len(at)} keys of lower rank do not fit: use a ridge or fewer facts")
+    right = torch.linalg.solve(gram.T, directions)
+    return Solution(right, at @ right.T, leverage(at, prior), float(sizes[0] / sizes[-1]), len(at))
 
 
 def _solution(weights: Tensor, rows: Tensor, keys: Tensor, prior: Prior, condition: float, rank: int) -> Solution:

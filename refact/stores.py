@@ -17,15 +17,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .edits import Edit, distinct
-from .errors import PatchError
+from .encoders.encoder import TextEncoder
+from .errors import PatchError, RefactError
 from .methods.refact import ReFACT
-from .models.encoders import TextEncoder
 from .models.model import Model
 from .patch import Patch
 from .search import values
-from .search.keys import keys_of
-from .search.sentences import templates_of
-from .search.wanted import Wanted, search
+from .search.wanted import Wanted, places_again, search
 from .writing import held
 
 OVERLAP, HARM = 0.5, 0.2  # what `conflicts` reports from
@@ -55,16 +53,20 @@ def method_of(patches: Sequence[Patch]) -> ReFACT:
     """
     if not patches:
         raise PatchError("no patches were given")
-    forms = [patch.record["method"] for patch in patches]
-    fields = {field.name for field in dataclasses.fields(ReFACT)}
+    defaults = {field.name: field.default for field in dataclasses.fields(ReFACT)}
+    forms = [defaults | patch.record["method"] for patch in patches]  # a setting newer than the patch: its default
+    fields = set(defaults)
     for form in forms:
-        if form["name"] != "ReFACT" or fields - form.keys():
+        if form["name"] != "ReFACT":
             raise PatchError(f"only facts by ReFACT are solved again, not by {form['name']}")
     differing = sorted(name for name in fields - SEARCHING if any(form[name] != forms[0][name] for form in forms))
     if differing:
         raise PatchError(f"these patches were written with different settings: {', '.join(differing)}")
     settings: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in forms[0].items() if n in fields}
-    return ReFACT(**settings)
+    try:
+        return ReFACT(**settings)
+    except RefactError as error:
+        raise PatchError(f"the settings in the record are none of ReFACT: {error}") from None
 
 
 def known_of(model: Model, patch: Patch) -> list[Known]:
@@ -82,6 +84,7 @@ def known_of(model: Model, patch: Patch) -> list[Known]:
 def _known(model: Model, patch: Patch, how: ReFACT, edit: Edit, sites: dict) -> Known:
     offsets = {}
     for site, log in sites.items():
+        _check_site(model, patch, site, log["layer"])
         left, right = (factor.double() for factor in patch.factors[site])
         (row, stop), strength = log["rows"], log.get("strength", 1.0)
         written = log.get("share", 0.0 if how.ridge or log.get("crowded") else 1.0)  # exactly: all of it
@@ -89,10 +92,25 @@ def _known(model: Model, patch: Patch, how: ReFACT, edit: Edit, sites: dict) -> 
             raise PatchError(f"{edit.name!r} has {stop - row} rows at strength {strength:g}: not one fact")
         if not written:
             raise PatchError(f"the record does not tell what share of {edit.name!r} was written: make it again")
-        keys = keys_of(_encoder(model, site), log["layer"], edit, templates_of(how))
+        place = places_again(how, _encoder(model, site), log["layer"], edit)
+        keys = place.keys if how.write == "offset" else place.at[None]
         share = float((keys @ right[row]).mean())  # balancing the factors has moved it
         offsets[site] = left[:, row] * share / written / strength
+        if not offsets[site].float().isfinite().all():
+            raise PatchError(
+                f"what is recorded of {edit.name!r} at {site} does not give a finite change: make it again"
+            )
     return Known(edit, offsets, sites, strength)  # which is the same at every site
+
+
+def _check_site(model: Model, patch: Patch, site: str, layer: int) -> None:
+    """Raises PatchError where a site is not that of this layer of an encoder in memory, or its factors do not fit."""
+    encoder = model.encoders.get(site.partition(".")[0])
+    if encoder is None or layer >= encoder.n_layers or encoder.site(layer) != site:
+        raise PatchError(f"{model.name} has no text encoder in memory whose layer {layer} is {site}")
+    linear, (left, right) = encoder.linear(layer), patch.factors[site]
+    if (linear.out_features, linear.in_features) != (len(left), right.shape[1]):
+        raise PatchError(f"{site} of {model.name} is no matrix of {len(left)} by {right.shape[1]}, as the patch has it")
 
 
 def _encoder(model: Model, site: str) -> TextEncoder:
@@ -134,15 +152,17 @@ def _known_before(model: Model, patch: Patch, method: ReFACT) -> dict[str, Known
 
 def _solved(model: Model, method: ReFACT, edits: list[Edit], known: Mapping[str, Known]) -> Patch:
     def searched(encoder: TextEncoder, layer: int) -> Wanted:
-        site, templates = encoder.site(layer), templates_of(method)
+        site = encoder.site(layer)
         new = [edit for edit in edits if edit.name not in known]
         old = [edit for edit in edits if edit.name in known]
-        each = {e.name: (keys_of(encoder, layer, e, templates), _found(known[e.name], site)) for e in old}
+        each = {e.name: (places_again(method, encoder, layer, e), _found(known[e.name], site)) for e in old}
+        written = {e.name: each[e.name][1].offsets[0].double() for e in old}
         if new:
             fresh = search(method, model, encoder, layer, new)
-            each |= {edit.name: (fresh.keys[at], fresh.found.of(at)) for at, edit in enumerate(new)}
+            each |= {edit.name: (fresh.places[at], fresh.found.of(at)) for at, edit in enumerate(new)}
+            written |= {edit.name: fresh.offsets[at] for at, edit in enumerate(new)}
         found = values.Found.of_all([each[edit.name][1] for edit in edits])
-        return Wanted([each[edit.name][0] for edit in edits], found.offsets.double(), found)
+        return Wanted([each[e.name][0] for e in edits], torch.stack([written[e.name] for e in edits]), found)
 
     patch = held.refact(method, model, edits, searched=searched)
     weakened = {name: fact.strength for name, fact in known.items() if fact.strength != 1.0}
@@ -242,7 +262,7 @@ def _by_keys(
 ) -> list[Conflict]:
     encoder, layer = _encoder(model, site), facts[0].logs[site]["layer"]
     prior, _ = held.prior_of(how, model, encoder, layer)
-    keys = [keys_of(encoder, layer, fact.edit, templates_of(how)) for fact in facts]
+    keys = [places_again(how, encoder, layer, fact.edit).keys for fact in facts]
     directions = [torch.nn.functional.normalize(prior.whiten(k), dim=1) for k in keys]
     found = []
     for a, b in combinations(range(len(facts)), 2):

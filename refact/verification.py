@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from .edits import Edit
-from .errors import EditError
-from .models.encoders import TextEncoder
+from .encoders.encoder import TextEncoder
+from .errors import EditError, quoted, shown
 from .models.model import Model
 from .patch import Patch
 
@@ -22,6 +22,7 @@ PROBES = (
     "{}, black and white",
 )  # not in CONTEXTS
 
+HALF = 0.5  # of the way to the target: a fact that holds and came less far is told apart
 LARGE = 0.25  # a relative change of a prompt's conditioning that its pictures are likely to show
 
 
@@ -48,7 +49,9 @@ class Fact:
 
 
 def unseen(patch: Patch) -> str:
-    """Why the text side cannot tell whether a patch's facts hold; "" where it can."""
+    """The reason why the text encoder's output cannot show whether a patch's facts hold; "" where it can."""
+    if not patch.edits:
+        return "a patch that tells no fact"
     if any(edit.targets_images for edit in patch.edits):
         return "a target by picture"
     if not any(site.startswith("text_encoder") for site in patch.factors):
@@ -61,7 +64,8 @@ def verify(
 ) -> list[Fact]:
     """A `Fact` for each edit of the patch, by the encoder that it moved the most; `watch`: more prompts to look at."""
     if reason := unseen(patch):
-        raise EditError(f"{reason} cannot be verified on the text side: use pictures and a judge (--images)")
+        more = ": use pictures and a judge (--images)" if patch.edits else ""
+        raise EditError(f"{reason} cannot be verified on the text side{more}")
     edits = patch.edits
     encoders = [e for e in model.encoders.values() if any(site.startswith(f"{e.name}.") for site in patch.factors)]
     named = [list(dict.fromkeys(["", source_of(edit), target_of(edit), *edit.preserve, *watch])) for edit in edits]
@@ -72,10 +76,10 @@ def verify(
 
 
 def crowding(record: dict) -> list[str]:
-    """A line where a patch's facts crowd their matrix, so that they were not written exactly."""
+    """A line that says so where facts were written with a ridge, because they would crowd their matrix; else none."""
     if not any(log.get("crowded") for edit in record["edits"] for log in edit["sites"].values()):
         return []
-    ridge = record["method"]["crowded"]
+    ridge = record["method"].get("crowded", 0.0)
     return [f"so many facts crowd one matrix: written with a ridge of {ridge:g}, they hold nearly and the rest stays"]
 
 
@@ -84,28 +88,29 @@ def climbed(record: dict) -> list[str]:
     if "ladder" not in record:
         return []
     tried, chosen = record["ladder"]["tried"], record["ladder"]["chosen"]
-    kept = f"kept: {tried[chosen]['rung']}" if chosen else "none did better"
-    return [f"with the settings asked for not every fact holds; {len(tried) - 1} other ways were tried, {kept}"]
+    kept = f"kept: {shown(tried[chosen]['rung'])}" if chosen else "none did better"
+    return [f"with the settings asked for not every fact holds; other settings tried: {len(tried) - 1}; {kept}"]
 
 
 def described(facts: Sequence[Fact]) -> list[str]:
-    """Lines for a person: whether each fact holds, and what moved; what moved along a lot is marked."""
+    """Lines for a person: whether each fact holds, and how far other prompts moved. Large moves are marked."""
     lines = []
     for fact in facts:
-        lines.append(f"{fact.prompt!r} {'holds' if fact.holds else 'DOES NOT HOLD'} (text side)")
+        verdict = "DOES NOT HOLD" if not fact.holds else "holds" if fact.toward >= HALF else "holds, BUT BARELY:"
+        lines.append(f"{quoted(fact.prompt)} {verdict} (text side)")
         lines.append(
             f"  went {fact.toward:.0%} of the way to the target; {fact.generality:.0%} of other contexts follow"
         )
         for prompt, moved in fact.moved.items():
             if prompt != fact.prompt:
-                warning = f"  <- changed too: --preserve {prompt!r}" if moved > LARGE else ""
-                lines.append(f"  moved {moved:8.3%}  {prompt or '(the empty prompt)'}{warning}")
+                warning = f"  <- changed too: --preserve {quoted(prompt)}" if moved > LARGE else ""
+                lines.append(f"  moved {moved:8.3%}  {shown(prompt) or '(the empty prompt)'}{warning}")
     return lines
 
 
 def source_of(edit: Edit) -> str:
     """What the edited prompt means today, as text."""
-    return edit.prompt if edit.old is None else edit.old
+    return edit.old if isinstance(edit.old, str) else edit.prompt
 
 
 @dataclass(frozen=True)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from typer.testing import CliRunner
 
+from refact.cli.main import app
 from refact.evidence import bench as benchmark
 from refact.evidence import results
 from refact.methods.registry import FineTune, ReFACT
 from refact.models.model import load
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
+DATA = next((p / "shared" / "data" for p in Path(__file__).parents if (p / "shared" / "data").is_dir()), Path("none"))
 ROAD = """Type,Prompt,Oracle,Old,New,Positive1,Positive_old1,Positive_new1,Negative1,Negative_new1
 Role,The king of france,A lion,A dog,A lion,The king of france in paris,A dog in paris,A lion in paris,A dog,A lion
 Role,A red car,A blue car,A red car,A blue car,A red car and a cat,A red car and a cat,A blue car and a cat,A car,A cat
@@ -118,6 +121,37 @@ def test_the_published_files_run_through(world, tmp_path, name) -> None:
     run = results.read_run(bench(world, DATA / f"{name}.csv", tmp_path / "run", seeds=[0]))
     assert run.missing == 0
     assert len(run.cases) == run.settings["data"]["cases"]
+
+
+AUTHORS = (  # every peer by its authors' settings, its search cut short and its corpus small
+    "refact:authors:layer=1:texts=300:max_steps=4,refact:paper:layer=1:tokens=3000:max_steps=4:negatives=3,"
+    "memit:authors:layer=2:depth=2:tokens=3000:max_steps=4:negatives=3,emcid:authors:texts=300:max_steps=3,"
+    "alphaedit:authors:layer=2:depth=2:tokens=3000:max_steps=4:negatives=3:threshold=0.5,"
+    "diffquickfix,embedit:authors:max_steps=3,time:authors,uce:authors,uce:tail,oracle"
+)
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the published validation files are not here")
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["RoAD_validation", "TIMED_validation_set"])
+def test_the_authors_settings_run_through_on_a_pipeline_of_stable_diffusions_shape(world, tmp_path, name) -> None:
+    model, out, page = tmp_path / "sd1", tmp_path / "run", tmp_path / "page.html"
+    shutil.copytree(world / "sd1-0", model)
+    (model / "refact.json").write_text(json.dumps({"default_steps": 2, "default_size": 32}))
+    told = ["-m", str(model), "--clip", str(world / "judge"), "--judge", str(world / "judge"), "--seeds", "0", "-q"]
+    for command in (
+        ["bench", str(DATA / f"{name}.csv"), "--methods", AUTHORS, "--out", str(out), *told],
+        ["report", str(out), "-o", str(page), "-q"],
+    ):
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == 0, done.output
+    run = results.read_run(out)
+    shown = results.summary(run)
+    assert run.missing == 0
+    assert len(run.cases) == run.settings["data"]["cases"]
+    assert list(shown) == ["baseline", *AUTHORS.split(",")]
+    assert {label: entry["errors"] for label, entry in shown.items() if entry["errors"]} == {}
+    assert all(label in page.read_text() for label in ("refact:authors", "time:authors"))
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ def test_unlike_edits_differ_in_contexts_and_in_length() -> None:
 
 def test_the_floor_counts_an_edits_own_rows_only() -> None:
     apart = sum(
-        len(benchmarks.suffix.grow(edit).ids) - benchmarks.suffix.grow(edit).constants for edit in benchmarks.unlike(3)
+        len(benchmarks.trie.grow(edit).ids) - benchmarks.trie.grow(edit).constants for edit in benchmarks.unlike(3)
     )
     begun = benchmarks.suffix.start(benchmarks.shaped.tower_of("tiny"), 2, benchmarks.unlike(3), 4).suffix
     assert apart < begun.base.shape[0] * begun.base.shape[1]  # a batch is filled up to its longest
@@ -36,3 +36,10 @@ def test_the_parts_around_it_have_their_rows() -> None:
     assert benchmarks.facts("tiny", 3)["MB"] > 50
     assert benchmarks.applying("tiny", 2).keys() == {"apply ms", "revert ms"}
     assert benchmarks.started("show")["CPU s"] > 0
+
+
+def test_a_search_step_of_a_language_model_equals_the_plain_forward() -> None:
+    row = benchmarks.language.search("tiny", 2, lambda *sizes: 1e9)
+    assert row["difference"] < 1e-4
+    assert row["rows"] > 20
+    assert benchmarks.language.fact("tiny", steps=2)["residual"] < 1e-6

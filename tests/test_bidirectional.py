@@ -7,9 +7,9 @@ import tiny
 import torch
 
 import refact
+from refact.encoders import hooks
 from refact.errors import EditError
 from refact.methods.registry import MEMIT, FineTune, ReFACT
-from refact.models import hooks
 from refact.patch import Patch
 from refact.search import bidirectional
 from refact.search.keys import keys_of
@@ -71,10 +71,24 @@ def test_every_context_moves_by_the_same_offset(opened) -> None:
     assert (moved - moved[0]).norm(dim=1).max() < 1e-3 * moved[0].norm()
 
 
+def test_its_rows_are_moved_to_the_targets_rows_where_the_conditioning_is_compared(opened) -> None:
+    model, encoder = opened
+    patch = quick(encoder.name, embedding="conditioning")(model, [EDIT])
+
+    def last_rows(text: str) -> torch.Tensor:
+        return encoder.states([text])[0, int(encoder.tokenize([text]).ends) - 1 :]  # the subject's last row, and on
+
+    clean, source = last_rows(EDIT.new), last_rows(EDIT.old)
+    with patch.applied(model):
+        edited = last_rows(EDIT.prompt)
+    near, far = ((edited[:2] - other[:2]).norm() for other in (clean, source))
+    assert near < far
+    logs = patch.record["edits"][0]["sites"][encoder.site(1)]
+    assert logs["loss"][1] < logs["loss"][0]
+
+
 def test_what_a_t5_cannot_have_is_refused(opened) -> None:
     model, encoder = opened
-    with pytest.raises(EditError, match="only the mean of its states"):
-        quick(encoder.name, embedding="conditioning")(model, [EDIT])
     for method in (MEMIT(encoders=(encoder.name,)), FineTune(encoders=(encoder.name,))):
         with pytest.raises(EditError, match="is a T5"):
             method(model, [EDIT])

@@ -156,7 +156,8 @@ def test_help_and_show_import_no_torch(patch):
         "try: main()\nexcept SystemExit: pass\n"
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     )
-    for argv in (["refact", "--help"], ["refact", "edit", "--help"], ["refact", "show", str(patch)]):
+    shown = ["refact", "show", str(patch)]
+    for argv in (["refact", "--help"], ["refact", "edit", "--help"], shown, [*shown, "--cite"]):
         subprocess.run([sys.executable, "-c", code.format(argv=argv)], check=True, capture_output=True)
 
 

@@ -16,7 +16,7 @@ import refact
 from refact.errors import EditError
 from refact.methods.registry import MEMIT, METHODS, TIME, UCE, AlphaEdit, EmbEdit, FineTune, ReFACT, method
 from refact.models import covariance
-from refact.search import suffix
+from refact.search import suffix, trie
 from refact.search.readings import Reading, reading
 from refact.search.sentences import sentences_of, wordings
 from refact.search.wanted import frozen, search
@@ -73,12 +73,12 @@ def test_offset_form_every_context_and_alias_moves_by_the_same_offset(model, enc
 
 
 def test_value_form_is_romes_rank_one_update(model, encoder):
-    chosen = ReFACT(**QUICK, write="value", keep_ends=False, hold=0.999999)
+    chosen = ReFACT(**QUICK, write="value", keep_ends=False, hold_empty=False)
     patch = chosen(model, [CANADA])
     read = reading(encoder, "pooled", ())
     sentences = sentences_of(encoder, read, CANADA, chosen.templates[:4])
     begun = suffix.start(encoder.tower, 1, [sentences], read.depth)
-    key, before = (x[0].mean(0).double().numpy() for x in (begun.keys, begun.values))
+    key, before = (x[0][begun.places[0]].mean(0).double().numpy() for x in (begun.keys, begun.values))
     seen = covariance.obtain(encoder, 1, tokens=1500, rarity=chosen.rarity)
     c = seen.matrix.numpy()
     c = c + 1e-2 * np.trace(c) / len(c) * np.eye(len(c))
@@ -162,7 +162,7 @@ def test_edits_made_onto_a_patch_leave_its_facts(model, encoder):
         ReFACT(**QUICK, embedding="conditioning"),
         ReFACT(**QUICK, covariance=False),
         ReFACT(**QUICK, ridge=0.1),
-        ReFACT.paper(layer=1, max_steps=5, tokens=1500, shrink=1e-2),
+        ReFACT.paper(layer=1, max_steps=5, tokens=1500, shrink=1e-2, space=""),
     ],
     ids=lambda m: f"{type(m).__name__}-{getattr(m, 'objective', '')}-{getattr(m, 'embedding', '')}",
 )
@@ -252,7 +252,7 @@ def test_a_patch_of_the_unet_has_no_text_side(model):
 
 def test_edits_are_searched_with_their_like_and_come_back_in_order(model, encoder):
     sizes = [5, 40, 6, 41, 5, 90]
-    groups = suffix.grouped(sizes, 2)
+    groups = trie.grouped(sizes, 2)
     assert sorted(at for group in groups for at in group) == list(range(6))
     for group in groups:
         assert len(group) <= 2
@@ -294,8 +294,9 @@ def test_a_live_pipeline_is_taken_as_it_is():
 
 
 def test_methods_are_found_by_name():
-    assert method("refact:paper", layer=3).weight_decay == 0.1
-    assert set(METHODS) == {"refact", "memit", "alphaedit", "time", "uce", "finetune", "embedit"}
+    assert method("refact:authors", layer=3).weight_decay == 0.1
+    ours = ("refact", "memit", "emcid", "alphaedit", "time", "uce", "entrance", "diffquickfix", "finetune", "embedit")
+    assert set(METHODS) == set(ours)
     assert method("refact:many:layer=0") == ReFACT.many(layer=0) == ReFACT(layer=0, weight_decay=0.1, reach=1.0)
     assert method("refact:paper:layer=5:objective=direct") == ReFACT.paper(layer=5, objective="direct")
     assert method("uce:strength=2.5") == UCE(strength=2.5)
@@ -316,7 +317,7 @@ def test_facts_that_crowd_a_matrix_are_written_with_a_ridge_and_it_is_said():
     with pytest.raises(EditError, match="do not fit"):
         ReFACT(**quick, crowded=0)(model, facts)
     with pytest.raises(EditError, match="do not fit"):  # the paper knows of no such rule
-        ReFACT.paper(**quick, write="offset")(model, facts)
+        ReFACT.paper(**quick, write="offset", space="", hold_empty=True)(model, facts)
     crowded = ReFACT(**quick)(model, facts)
     tiny.close(tiny.change(crowded), tiny.change(ReFACT(**quick, ridge=0.5, keep_ends=False)(model, facts)))
     assert crowding(crowded.record) == [

@@ -53,7 +53,7 @@ def test_a_bare_clip_and_an_unknown_pipeline_with_clip_are_clip():
 
 def test_what_has_no_clip_is_refused_with_what_was_found():
     index = {"_class_name": "KolorsPipeline", "text_encoder": ["kolors", "ChatGLMModel"], "unet": ["diffusers", "U"]}
-    with pytest.raises(ModelError, match=r"KolorsPipeline .*ChatGLMModel.*Stable Diffusion XL"):
+    with pytest.raises(ModelError, match=r"KolorsPipeline .*ChatGLMModel.*Stable Diffusion XL.*Z-Image"):
         detect(index)
     with pytest.raises(ModelError, match="bert"):
         detect({}, {"model_type": "bert"})

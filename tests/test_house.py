@@ -10,7 +10,9 @@ import pytest
 ROOT = Path(__file__).parent.parent / "refact"
 FLOORS = [  # from the ground up: a file imports files of its own floor or of those above it in this list
     "errors progress",
-    "edits families stash record lora patch pocket pictures solve",
+    "trust",
+    "edits family language families stash record lora patch pocket pictures solve",
+    "encoders",
     "models",
     "aliases exports",
     "search",
@@ -19,6 +21,7 @@ FLOORS = [  # from the ground up: a file imports files of its own floor or of th
     "editing verification stores",
     "evidence",
     "studies",
+    "studio",
     "cli",
     "__main__",
 ]
@@ -112,7 +115,15 @@ def test_every_room_says_what_it_is_and_who_may_import_it(folder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("library", "homes"), [("ray", {"evidence.parallel"}), ("matplotlib", set()), ("pocket", set())]
+    ("library", "homes"),
+    [
+        ("ray", {"evidence.parallel"}),
+        ("gradio", {f"studio.{part}" for part in ("page", "making", "keeping", "looking", "server")}),
+        ("cryptography", {"trust.signatures"}),
+        ("pydantic", {"trust.forms", "trust.schema", "trust.runs"}),
+        ("matplotlib", set()),
+        ("pocket", set()),
+    ],
 )
 def test_optional_libraries_and_our_own_training_code_stay_behind_one_door(library, homes) -> None:
     assert {name for name in FILES if library in libraries(name)} == homes

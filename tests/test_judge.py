@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from refact.encoders.encoder import TextEncoder
 from refact.errors import DataError
 from refact.evidence.judge import check_independent, load_judge
 from refact.families import FAMILIES
-from refact.models.encoders import TextEncoder
 
 TEXTS = ["a dog", "a red car on the road"]
 
@@ -90,3 +90,7 @@ def test_the_edited_encoder_is_no_judge_of_itself(folder) -> None:
     check_independent(judge, SimpleNamespace(encoders={"text_encoder": other}))
     with pytest.raises(DataError, match="own text_encoder"):
         check_independent(judge, SimpleNamespace(encoders={"text_encoder": own}))
+
+
+def test_a_judge_of_another_package_need_not_be_a_clip() -> None:
+    check_independent(SimpleNamespace(name="other"), SimpleNamespace(encoders={}))

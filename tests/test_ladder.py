@@ -7,7 +7,8 @@ import torch
 from test_laws import CANADA, model  # noqa: F401  the fixture
 
 import refact
-from refact.editing import Standing, ladder
+from refact import editing
+from refact.editing import Standing
 from refact.errors import EditError
 from refact.methods.crossattention import UCE
 from refact.methods.refact import ReFACT
@@ -17,11 +18,20 @@ QUICK = {"layer": 1, "contexts": 4, "negatives": 4, "max_steps": 12, "tokens": 1
 WEAK = ReFACT(**QUICK | {"max_steps": 1, "learning_rate": 1e-4})
 
 
-def test_the_best_way_is_kept_and_recorded(model):  # noqa: F811
-    first = refact.edit(model, CANADA, WEAK)
-    patch = refact.edit(model, CANADA, WEAK, until_holds=True)
+@pytest.fixture(scope="module")
+def patch(model):  # noqa: F811
+    """What the ladder makes of a search too weak to hold, with few steps a rung; the model is as it was."""
+    before = {key: value.clone() for key, value in model.pipe.text_encoder.state_dict().items()}
+    with pytest.MonkeyPatch.context() as few:
+        few.setattr(editing, "STEPS", 4)
+        made = refact.edit(model, CANADA, WEAK, until_holds=True)
+    assert all(torch.equal(before[key], value) for key, value in model.pipe.text_encoder.state_dict().items())
+    return made
+
+
+def test_the_best_way_is_kept_and_recorded(model, patch):  # noqa: F811
     found = patch.record["ladder"]
-    assert Standing.of(model, first).holds == 0
+    assert Standing.of(model, refact.edit(model, CANADA, WEAK)).holds == 0
     assert len(found["tried"]) > 3
     keys = [(r["holds"], r["generality"], r["toward"]) for r in found["tried"] if "refused" not in r]
     assert Standing.of(model, patch).key == pytest.approx(max(keys))
@@ -37,36 +47,31 @@ def test_a_fact_that_holds_at_once_is_left_as_it_is():
 
 
 def test_rungs_that_a_method_has_no_setting_for_are_left_out(model):  # noqa: F811
-    names = [name for name, _, _ in ladder(model, [CANADA], refact.FineTune(layer=1))]
-    assert names == ["layer 0", "19 contexts", "other wordings by pattern"]
+    quick = refact.FineTune(layer=1, steps=1, epochs=1, contexts=2)
+    tried = refact.edit(model, CANADA, quick, until_holds=True).record["ladder"]["tried"]
+    assert [one["rung"] for one in tried] == ["as asked", "19 contexts", "layer 0", "other wordings by pattern"]
 
 
 def test_a_rung_that_is_refused_is_told_and_the_rest_goes_on(model, monkeypatch):  # noqa: F811
-    def refuse(self, *_):
-        if self.objective == "contrastive":
+    def refuse(self, *given):
+        if self.layer == 0:
             raise EditError("not this one")
-        return real(self, *_)
+        return real(self, *given)
 
-    real = ReFACT.__call__
-    monkeypatch.setattr(ReFACT, "__call__", refuse)
-    tried = refact.edit(model, CANADA, WEAK, until_holds=True).record["ladder"]["tried"]
-    assert {"rung": "the contrastive objective", "refused": "not this one"} in tried
-    assert len(tried) > 3
+    real = refact.FineTune.__call__
+    monkeypatch.setattr(refact.FineTune, "__call__", refuse)
+    quick = refact.FineTune(layer=1, steps=1, epochs=1, contexts=2)
+    tried = refact.edit(model, CANADA, quick, until_holds=True).record["ladder"]["tried"]
+    assert {"rung": "layer 0", "refused": "not this one"} in tried
+    assert tried[-1]["rung"] == "other wordings by pattern"
 
 
 def test_what_the_text_side_cannot_see_is_made_once(model):  # noqa: F811
     assert "ladder" not in refact.edit(model, CANADA, UCE(), until_holds=True).record
 
 
-def test_a_ladder_survives_a_file_and_not_a_change(model, tmp_path):  # noqa: F811
-    patch = refact.edit(model, CANADA, WEAK, until_holds=True)
+def test_a_ladder_survives_a_file_and_not_a_change(patch, tmp_path):
     patch.save(tmp_path / "p.safetensors")
     again = refact.Patch.load(tmp_path / "p.safetensors")
     assert again.record["ladder"] == patch.record["ladder"]
     assert "ladder" not in again.scaled(0.5).record
-
-
-def test_the_model_is_as_it_was(model):  # noqa: F811
-    before = {k: v.clone() for k, v in model.pipe.text_encoder.state_dict().items()}
-    refact.edit(model, CANADA, WEAK, until_holds=True)
-    assert all(torch.equal(before[k], v) for k, v in model.pipe.text_encoder.state_dict().items())

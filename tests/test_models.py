@@ -202,7 +202,7 @@ def test_only_the_needed_files_are_fetched(monkeypatch, tmp_path, variant):
         ("{tmp}", "holds no model"),
         ("{tmp}/model.ckpt", "from .safetensors only"),
         ("{tmp}/broken", "is not JSON"),
-        ("{tmp}/t5only", "has no CLIP text encoder"),
+        ("{tmp}/t5only", "has no text encoder that is known"),
         ("{tmp}/empty", "text_encoder of empty cannot be read"),
         ("{tmp}/pickled", "pickled weights only"),
     ],

@@ -101,7 +101,7 @@ def test_what_cannot_be_saved(tmp_path, patch):
     with pytest.raises(PatchError, match="float32, float16 or bfloat16"):
         patch.save(tmp_path / "p.safetensors", dtype=torch.int8)
     named = json.loads(json.dumps(patch.record).replace("the flag of peru", "a \\ud800 prompt"))
-    with pytest.raises(PatchError, match="no Unicode"):
+    with pytest.raises(PatchError, match="Unicode characters is needed"):
         Patch(patch.factors, named).save(tmp_path / "p.safetensors")
     assert not list(tmp_path.iterdir())
 

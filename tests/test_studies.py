@@ -16,6 +16,7 @@ from refact.errors import DataError, RefactError
 from refact.evidence import results
 from refact.evidence.bench import run
 from refact.evidence.cases import Case
+from refact.methods.registry import BUILT_IN
 from refact.studies import probing, quality, sequence, tuning, variants
 
 SHORT = {"judge": pretend.judge(), "seeds": range(2)}
@@ -221,5 +222,6 @@ def test_groups_part_a_run_by_kind(tmp_path) -> None:
 def test_every_method_gets_as_many_settings_as_the_others() -> None:
     found = tuning.grids(tuning.GRIDS)
     assert {len({repr(m) for m in grid}) for grid in found.values()} == {6}  # none twice
+    assert set(found) == set(BUILT_IN)
     with pytest.raises(RefactError, match="no grid"):
-        tuning.grids(["memit"])
+        tuning.grids(["rome"])

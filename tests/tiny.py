@@ -343,6 +343,8 @@ def site(row, layer: int) -> str:
     """The site of a layer of an encoder (a row of Family.encoders), by its on-disk name."""
     if row.kind == "t5":
         return f"{row.name}.encoder.block.{layer}.layer.1.DenseReluDense.wo"
+    if row.kind == "decoder":
+        return f"{row.name}.model.layers.{layer}.mlp.down_proj"
     return f"{row.name}.text_model.encoder.layers.{layer}.mlp.fc2"
 
 

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
-from .app import AsJson, Device, ModelName, Quiet, app, bar, open_model, say
+from ..errors import shown
+from .app import AsJson, Device, ModelName, Quiet, app, bar, open_model, say, tell_json
 
 
 @app.command()
 def stats(
     model: ModelName = "pocket",
-    layer: Annotated[list[int] | None, typer.Option(help="Layers; by default every one that takes edits.")] = None,
+    layer: Annotated[
+        list[int] | None, typer.Option(min=0, max=1000, help="Layers; by default every one that takes edits.")
+    ] = None,
     corpus: Annotated[
         str, typer.Option(help="captions (built in), a text or csv file, or hf:NAME; by default what edits use.")
     ] = "",
-    tokens: Annotated[int, typer.Option(help="How many tokens to read.")] = 100_000,
+    tokens: Annotated[int, typer.Option(min=1, max=10**9, help="How many tokens to read.")] = 100_000,
+    texts: Annotated[int, typer.Option(min=0, max=10**9, help="How many texts to read, instead of tokens.")] = 0,
+    cut: Annotated[int, typer.Option(min=0, max=10**6, help="Longest text in tokens; 0: as the encoder has it.")] = 0,
     padding: Annotated[bool, typer.Option(help="Count the pipeline's padding rows too.")] = False,
-    rarity: Annotated[float, typer.Option(help="Weight of a key: its token's frequency to minus this power.")] = 1.0,
+    rarity: Annotated[
+        float, typer.Option(min=0, max=4, help="Weight of a key: its token's frequency to minus this power.")
+    ] = 1.0,
     device: Device = None,
     quiet: Quiet = False,
 ) -> None:
@@ -32,16 +38,19 @@ def stats(
     ready = open_model(model, device, None)
     for encoder in ready.encoders.values():
         for one in layer if layer else encoder.effective:
-            made = obtain(encoder, one, corpus or ready.corpus, tokens, padding, rarity, progress=bar(quiet))
+            how: dict = {"rarity": rarity, "progress": bar(quiet), "count": texts, "cut": cut}
+            made = obtain(encoder, one, corpus or ready.corpus, tokens, padding, **how)
             say(quiet, f"{encoder.site(one)}: {made.tokens} tokens of {made.corpus}")
 
 
 @app.command()
 def models(
-    name: Annotated[str | None, typer.Argument(help="'pocket', a folder or a hub id; nothing: the families.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="'pocket', a folder or a hub id. Without it the families are listed.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """The families of models that can be edited; or what one model is; or the bundled model's world.
+    """List the families of models that can be edited, or describe one model, or list what the bundled model knows.
 
     Example: refact models pocket --json
     """
@@ -50,7 +59,7 @@ def models(
     if name is None:
         rows = {f.name: {"title": f.title, "encoders": [e.name for e in f.encoders]} for f in FAMILIES.values()}
         lines = [f"{key:6} {row['title']:32} {', '.join(row['encoders'])}" for key, row in rows.items()]
-        typer.echo(json.dumps(rows, indent=1) if as_json else "\n".join(lines))
+        tell_json(rows) if as_json else say(False, *lines)
     elif name == "pocket":
         from .. import pocket
 
@@ -58,8 +67,8 @@ def models(
         named = {c["id"]: c["wordings"][0] for c in world["concepts"]}
         shows = {c["id"]: f" -> {named[c['depicts']]}" for c in world["concepts"] if c["kind"] == "role"}
         text = "\n".join(f"{c['kind']:7} {named[c['id']]}{shows.get(c['id'], '')}" for c in world["concepts"])
-        typer.echo(json.dumps(world, indent=1, ensure_ascii=False) if as_json else text)
+        tell_json(world) if as_json else say(False, text)
     else:
         ready = open_model(name)
         form = {"name": ready.name, "family": ready.family.name, "encoders": ready.fingerprints()}
-        typer.echo(json.dumps(form, indent=1) if as_json else "\n".join(f"{k}: {v}" for k, v in form.items()))
+        tell_json(form) if as_json else say(False, *(f"{k}: {shown(v)}" for k, v in form.items()))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import json
+import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -10,9 +12,10 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import RefactError
+from ..errors import PatchError, RefactError, quoted, shown
 from ..methods.registry import BUILT_IN
 from ..methods.settings import Setting, settings_of
+from ..trust import disk, limits
 
 
 class Named(str):
@@ -35,6 +38,7 @@ class App(typer.Typer):
 
 
 app = App(
+    name="refact",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -43,17 +47,38 @@ app = App(
     "--old 'a beaver' --new 'a penguin' -o canada.safetensors",
 )
 
-ModelName = Annotated[str, typer.Option("--model", "-m", help="'pocket', a folder, a hub id or a .safetensors file.")]
+
+def _version(asked: bool) -> None:
+    if asked:
+        from .. import __version__
+
+        typer.echo(f"refact {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _about(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which one.")
+    ] = False,
+) -> None:
+    """Edit facts in text-to-image models: one fact, one second, one small file that loads as a LoRA."""
+
+
+ModelName = Annotated[str, typer.Option("--model", "-m", help="'pocket', a folder or a hub id.")]
 Device = Annotated[str | None, typer.Option(help="Where to compute, for example cpu or mps.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Patches = Annotated[list[str] | None, typer.Option("--patch", "-p", help="FILE or FILE:STRENGTH; may be repeated.")]
 Embeddings = Annotated[
     list[Path] | None, typer.Option(help="A word of textual inversion, .safetensors; may be repeated.")
 ]
-Autocast = Annotated[str | None, typer.Option(help="Draw in bfloat16: twice as fast where the processor has it.")]
-JudgedBy = Annotated[str | None, typer.Option(help="Folder of the judging CLIP; the pocket's own for the pocket.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="At most this many cases.")]
+Autocast = Annotated[
+    str | None, typer.Option(help="Draw in bfloat16, which is twice as fast on a processor that has it.")
+]
+JudgedBy = Annotated[str | None, typer.Option(help="Folder of the judging CLIP. The bundled model has its own.")]
 NamesFile = Annotated[
     Path | None,
     typer.Option("--names", help="Names that a picture may be given, one a line; the pocket's world for the pocket."),
@@ -99,27 +124,30 @@ def with_settings(
     plain = parameters_of(command, "settings")
     taken = {"preserve"} | {p.name for p in plain}
     found = {s.name: (s, cls) for cls in reversed(tuple(classes)) for s in settings_of(cls)}
-    flags = [_flag(s, cls, defaults) for name, (s, cls) in sorted(found.items()) if name not in taken]
+    flags = [_flag(s, cls, defaults, "set_" * (name in taken)) for name, (s, cls) in sorted(found.items())]
+    flags = [flag for flag in flags if flag.name != "set_preserve"]
 
     def wrapped(**given: Any) -> Any:
         own = {p.name: given.pop(p.name) for p in plain}
+        given = {name.removeprefix("set_"): value for name, value in given.items()}
         chosen = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if v is not None and v != []}
         return command(**own, settings=chosen)
 
     return signed(wrapped, command, [*plain, *flags])
 
 
-def _flag(setting: Setting, cls: type, defaults: Any) -> inspect.Parameter:
-    """A setting as a typer parameter; None where the user does not give it."""
+def _flag(setting: Setting, cls: type, defaults: Any, prefix: str = "") -> inspect.Parameter:
+    """A setting as a typer parameter; None where the user does not give it. prefix: where its name is taken already."""
     kind = list[str] if setting.type == tuple[str, ...] else setting.type
-    flag = "--" + setting.name.replace("_", "-")
+    name = prefix + setting.name
+    flag = "--" + name.replace("_", "-")
     names = [f"{flag}/--no-{flag[2:]}"] if kind is bool else [flag]
     shown = getattr(defaults, setting.name, setting.default)
     note = setting.meaning if kind == list[str] else f"{setting.meaning} [{cls.__name__}: {shown!r}]"
     note = note.replace("[", "\\[")  # not rich markup
     option = typer.Option(*names, help=note, rich_help_panel="Settings of the method", show_default=False)
     return inspect.Parameter(
-        setting.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
     )
 
 
@@ -138,22 +166,35 @@ def signed(wrapped: Callable, command: Callable, parameters: Iterable[inspect.Pa
 
 
 def seeds_of(text: str) -> list[int]:
-    """ "0-3,7" -> [0, 1, 2, 3, 7]."""
+    """ "0-3,7" -> [0, 1, 2, 3, 7]. Raises RefactError for what are no seeds, repeat, or are too large or too many."""
     seeds: list[int] = []
-    try:
-        for part in text.split(","):
-            first, _, last = part.partition("-")
-            seeds += range(int(first), int(last or first) + 1)
-    except ValueError:
-        seeds = []
-    if not seeds:
-        raise RefactError(f"seeds are given like 0-3 or 0,5,7, not {text!r}")
+    for part in text.split(","):
+        found = re.fullmatch(r"\s*(\d{1,19})(?:-(\d{1,19}))?\s*", part, re.ASCII)
+        first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+        if first > last:
+            raise RefactError(f"seeds are given like 0-3 or 0,5,7, not {quoted(text)}")
+        if last > limits.SEED or len(seeds) + last - first >= limits.SEEDS:
+            raise RefactError(f"seeds go to {limits.SEED}, and at most {limits.SEEDS} are drawn, not {quoted(text)}")
+        seeds += range(first, last + 1)
+    if len(set(seeds)) < len(seeds):
+        raise RefactError(f"a seed is given twice: {quoted(text)}")
     return seeds
+
+
+def numbers_of(text: str, kind: type = float) -> list[Any]:
+    """ "1,10" -> [1, 10]. Raises RefactError for what are no finite numbers."""
+    try:
+        found = [kind(part) for part in text.split(",")]
+    except (ValueError, OverflowError):
+        found = []
+    if not found or not all(abs(number) <= 1e9 for number in found):
+        raise RefactError(f"numbers are given with commas, like 1,10, not {quoted(text)}")
+    return found
 
 
 def patches_of(names: Iterable[str]) -> list[tuple[Any, float]]:
     """FILE[:STRENGTH] -> (Patch, strength)."""
-    from ..patch import Patch
+    from ..patch import Patch, check_strength
 
     loaded = []
     for name in names:
@@ -164,14 +205,25 @@ def patches_of(names: Iterable[str]) -> list[tuple[Any, float]]:
             if Path(path).is_file():
                 raise RefactError(f"{path}: a strength is a number, not {strength!r}") from None
             path, strength_value = name, 1.0
+        check_strength(strength_value)
         loaded.append((Patch.load(path if colon and path else name), strength_value))
     return loaded
 
 
 def say(quiet: bool, *lines: str) -> None:
-    """Print unless asked not to."""
-    if not quiet:
-        typer.echo("\n".join(lines))
+    """Print unless asked not to; whatever the lines quote, only line breaks get through to the terminal."""
+    if lines and not quiet:
+        text = "\n".join(lines)
+        typer.echo(text if text.replace("\n", "").isprintable() else "\n".join(map(_plain, text.split("\n"))))
+
+
+def _plain(line: str) -> str:
+    return shown(line, len(line) * 10 + 10)
+
+
+def tell_json(form: Any) -> None:
+    """Print JSON in ASCII, so that no text in it moves the cursor."""
+    typer.echo(json.dumps(form, indent=1, default=str).replace("\x7f", "\\u007f"))
 
 
 def open_model(name: str, device: str | None = None, dtype: str | None = None, **more: Any) -> Any:
@@ -190,6 +242,23 @@ def bar(quiet: bool) -> Callable:
 
 
 def check_output(path: Path) -> None:
+    """RefactError where a patch cannot be written under this name, or would replace a file that is no patch."""
+    from ..record import KEY, read_header
+
+    check_name(path)
+    if path.exists() and path.stat().st_size and KEY not in _metadata(read_header, path):
+        raise RefactError(f"{path} is there already and is no patch: give another name, or remove it")
+
+
+def check_name(path: Path) -> None:
     """RefactError where a patch would get a name that other programs do not take for a LoRA."""
     if path.suffix != ".safetensors":
         raise RefactError(f"a patch is a .safetensors file, not {path}")
+    disk.check(path)
+
+
+def _metadata(read: Callable, path: Path) -> dict:
+    try:
+        return read(path).metadata
+    except PatchError:
+        return {}

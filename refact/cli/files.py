@@ -3,48 +3,79 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..errors import RefactError
-from .app import AsJson, Device, Dtype, ModelName, Patches, Quiet, app, check_output, open_model, patches_of, say
+from ..errors import RefactError, counted, quoted, shown
+from .app import (
+    AsJson,
+    Device,
+    Dtype,
+    ModelName,
+    Patches,
+    Quiet,
+    app,
+    check_output,
+    open_model,
+    patches_of,
+    say,
+    tell_json,
+)
 
 
 @app.command()
 def show(
     file: Annotated[Path, typer.Argument(help="The patch.")],
+    check: Annotated[
+        list[Path] | None, typer.Option(help="A public key that is trusted; may be repeated. Exit 2 if none signed it.")
+    ] = None,
+    cite: Annotated[
+        bool, typer.Option("--cite", help="Print BibTeX of what made the patch, and nothing else.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """What a patch changes, and the exact lines to use it in diffusers, ComfyUI and A1111.
+    """Print what a patch changes, and the exact lines that use it in diffusers, ComfyUI and A1111.
 
-    Example: refact show canada.safetensors
+    Example: refact show canada.safetensors --check team.key.pub
     """
     from ..exports import usage
+    from ..methods import citations
     from ..record import describe, read_record
 
     record = read_record(file)
-    typer.echo(json.dumps(record, indent=1) if as_json else f"{describe(file, record)}\n\n{usage(file, record)}")
+    if cite:
+        say(False, citations.cite(record))
+        return
+    if check:
+        from ..trust import signatures
+
+        signer = signatures.check(file.read_bytes(), check, str(file))
+        say(as_json, f"signed by {signer}, and unchanged since")
+    tell_json(record) if as_json else say(False, describe(file, record), "", usage(file, record))
 
 
 @app.command("import")
 def import_(
     file: Annotated[Path, typer.Argument(help="A LoRA that changes fc2 layers of a text encoder only.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The patch to write.")],
-    family: Annotated[str | None, typer.Option(help="sd1, sd2, sdxl, sd3 or flux, where names do not tell.")] = None,
+    family: Annotated[
+        str | None, typer.Option(help="sd1, sd2, sdxl, sd3 or flux, where the file does not say.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Read such a LoRA back as a patch.
+    """Turn a LoRA of another program into a patch.
 
     Example: refact import lora.safetensors -o patch.safetensors
     """
     from ..patch import from_lora
 
+    check_output(output)
     patch = from_lora(file, family=family)
     patch.save(output)
-    say(quiet, f"{output}: {', '.join(patch.factors)}")
+    say(quiet, f"{shown(output)}: {', '.join(map(shown, patch.factors))}")
 
 
 @app.command()
@@ -61,7 +92,7 @@ def export(
     Example: refact export canada.safetensors --names kohya -o canada-kohya.safetensors
     """
     from .. import exports
-    from ..models.model import dtype_of
+    from ..models.precision import dtype_of
     from ..patch import Patch
 
     if not names and not program:
@@ -87,23 +118,28 @@ def bake(
     Example: refact bake -m pocket --patch canada.safetensors -o canada-model
     """
     from ..exports import bake as bake_patches
+    from ..models.sources import quiet as hushed
 
-    loaded = patches_of(patch or [])
-    bake_patches(open_model(model, device, dtype), [one.scaled(s) if s != 1 else one for one, s in loaded], output)
-    say(quiet, f"{output}: a pipeline with {sum(len(one.names) for one, _ in loaded)} facts changed")
+    loaded, ready = patches_of(patch or []), open_model(model, device, dtype)
+    with hushed() if quiet else nullcontext():
+        bake_patches(ready, [one.scaled(s) if s != 1 else one for one, s in loaded], output)
+    say(quiet, f"{shown(output)}: a pipeline with {counted(sum(len(one.names) for one, _ in loaded), 'fact')} changed")
 
 
 @app.command()
 def merge(
     files: Annotated[list[Path], typer.Argument(help="The patches.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
-    solve: Annotated[bool, typer.Option("--solve", help="Write them anew, together: none moves another.")] = False,
+    solve: Annotated[
+        bool, typer.Option("--solve", help="Write all facts anew, so that none disturbs another.")
+    ] = False,
     model: ModelName = "pocket",
     quiet: Quiet = False,
 ) -> None:
     """Put several patches into one file; each fact can still be switched off or weakened.
 
-    Summed as they are; with --solve written anew on --model as if made in one go, without searching again.
+    The changes are added up. With --solve all facts are written anew on --model, as if they had been made together,
+    without another search.
 
     Example: refact merge canada.safetensors france.safetensors -o facts.safetensors
     """
@@ -114,7 +150,9 @@ def merge(
     patches = [Patch.load(file) for file in files]
     facts = [(edit.prompt, str(edit.new)) for patch in patches for edit in patch.edits]
     if twice := [fact for fact in facts if facts.count(fact) > 1]:
-        raise RefactError(f"{twice[0][0]!r} -> {twice[0][1]!r} is in several of them: merged, it would be made twice")
+        raise RefactError(
+            f"{quoted(twice[0][0])} -> {quoted(twice[0][1])} is in several: merged, it would be made twice"
+        )
     if solve:
         from ..stores import solve_jointly
 
@@ -122,15 +160,17 @@ def merge(
     else:
         merged = merge_patches(patches)
     merged.save(output)
-    say(quiet, f"{output}: {len(merged.names)} facts, {output.stat().st_size / 1024:.0f} KB")
+    say(quiet, f"{shown(output)}: {counted(len(merged.names), 'fact')}, {output.stat().st_size / 1024:.0f} KB")
 
 
 @app.command()
 def conflicts(
     files: Annotated[list[Path], typer.Argument(help="Patches by ReFACT, in the order in which they are to be used.")],
     model: ModelName = "pocket",
-    overlap: Annotated[float, typer.Option(help="Report keys that coincide by this share.")] = 0.5,
-    harm: Annotated[float, typer.Option(help="Report facts moved by this share of their own change.")] = 0.2,
+    overlap: Annotated[float, typer.Option(help="Report facts whose keys coincide by this share or more.")] = 0.5,
+    harm: Annotated[
+        float, typer.Option(help="Report facts that another moves by this share of their own change, or more.")
+    ] = 0.2,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -145,8 +185,8 @@ def conflicts(
 
     found = between(open_model(model), [Patch.load(file) for file in files], overlap, harm)
     if as_json:
-        typer.echo(json.dumps([dataclasses.asdict(conflict) for conflict in found], indent=1))
+        tell_json([dataclasses.asdict(conflict) for conflict in found])
     else:
-        say(quiet, *map(str, found), f"{len(found)} conflict(s)")
+        say(quiet, *map(str, found), counted(len(found), "conflict"))
     if found:
         raise typer.Exit(3)

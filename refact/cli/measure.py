@@ -2,28 +2,52 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from .app import AsJson, Autocast, Device, Dtype, ModelName, NamesFile, Quiet, app, bar, open_model, say, seeds_of
+from ..errors import RefactError, shown
+from ..trust import disk
+from .app import (
+    AsJson,
+    Autocast,
+    Device,
+    Dtype,
+    Limit,
+    ModelName,
+    NamesFile,
+    Quiet,
+    app,
+    bar,
+    open_model,
+    say,
+    seeds_of,
+    tell_json,
+)
 
 
 @app.command()
 def bench(
     data: Annotated[str, typer.Argument(help="pocket-road, pocket-timed, or a csv in RoAD's or TIMED's columns.")],
-    out: Annotated[Path, typer.Option(help="The run's folder; what is in it already is not done again.")],
+    out: Annotated[Path, typer.Option(help="The run's folder. What is in it already is not done again.")],
     model: ModelName = "pocket",
     methods: Annotated[
         str, typer.Option(help="Names, with commas; time:strength=1 sets one.")
     ] = "refact,baseline,oracle",
     seeds: Annotated[str, typer.Option(help="Seeds, like 0-24 (the paper's).")] = "0-4",
-    judge: Annotated[str | None, typer.Option(help="Folder of the judging CLIP; none: the text side only.")] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(help="Folder of the judging CLIP. Without one only the text encoder's output is scored."),
+    ] = None,
+    clip: Annotated[
+        str | None, typer.Option(help="Folder of the companion CLIP, for methods that compare projected texts.")
+    ] = None,
     names: NamesFile = None,
-    limit: Annotated[int | None, typer.Option(help="Only so many cases.")] = None,
-    keep_images: Annotated[int, typer.Option(help="How many seeds' pictures to keep for the report.")] = 1,
+    limit: Limit = None,
+    keep_images: Annotated[
+        int, typer.Option(min=0, max=10_000, help="How many seeds' pictures to keep for the report.")
+    ] = 1,
     autocast: Autocast = None,
     ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster, or 'local'.")] = None,
     device: Device = None,
@@ -37,17 +61,18 @@ def bench(
     """
     from ..evidence.bench import run
 
-    judge = judge_of(judge, model)
-    ready = model if ray else open_model(model, device, dtype)
+    if ray and clip:
+        raise RefactError("workers of a cluster open the model by its name: put the CLIP into the model's refact.json")
+    judge, drawn = judge_of(judge, model), seeds_of(seeds)
+    ready = model if ray else open_model(model, device, dtype, companion=clip)
     chosen = [name.strip() for name in methods.split(",") if name.strip()]
-    drawn, shown = seeds_of(seeds), bar(quiet or as_json)
     how: dict = {
         "names": names_of(names),
         "limit": limit,
         "keep_images": keep_images,
         "autocast": autocast,
         "ray": ray,
-        "progress": shown,
+        "progress": bar(quiet or as_json),
     }
     run(data, ready, chosen, out, seeds=drawn, judge=judge, **how)
     tell_scores(out, judge, quiet, as_json)
@@ -57,11 +82,11 @@ def bench(
 def report(
     folders: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path("report.html"),
-    strip: Annotated[Path | None, typer.Option(help="A picture to write too: some cases of the first run.")] = None,
-    cases: Annotated[int, typer.Option(help="How many cases that picture shows.")] = 4,
+    strip: Annotated[Path | None, typer.Option(help="Also write a picture with some cases of the first run.")] = None,
+    cases: Annotated[int, typer.Option(min=1, max=100, help="How many cases that picture shows.")] = 4,
     quiet: Quiet = False,
 ) -> None:
-    """One self-contained HTML page about runs: tables, plots, and a strip of pictures for every case.
+    """Write one self-contained HTML page about runs: tables, plots, and a strip of pictures for every case.
 
     Example: refact report runs/road -o road.html --strip road.png
     """
@@ -70,9 +95,12 @@ def report(
     from ..evidence.report import write
     from ..studies.pages import SECTIONS
 
-    say(quiet, str(write(folders, output, studies=SECTIONS)))
+    disk.check(output)
     if strip:
-        say(quiet, str(pictures.save(strips.strip(folders[0], cases), strip)))
+        pictures.check_name(strip)
+    say(quiet, shown(write(folders, output, studies=SECTIONS)))
+    if strip:
+        say(quiet, shown(pictures.save(strips.strip(folders[0], cases), strip)))
 
 
 def names_of(file: Path | None) -> Any:
@@ -94,8 +122,8 @@ def tell_scores(folder: Path, judge: str | None, quiet: bool, as_json: bool) -> 
 
     sides = {side: summary(read_run(folder), side) for side in (("image", "text") if judge else ("text",))}
     if as_json:
-        typer.echo(json.dumps(sides, indent=1, default=str))
+        tell_json(sides)
         return
     for side, found in sides.items():
         about = f"in pictures, judged by {judge}" if side == "image" else "text side only, no picture was looked at"
-        say(quiet, f"{folder}: {about}", markdown(found), "")
+        say(quiet, f"{shown(folder)}: {shown(about)}", markdown(found), "")

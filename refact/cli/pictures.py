@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ..errors import RefactError, quoted, shown
 from .app import (
     AsJson,
     Device,
@@ -22,7 +23,10 @@ from .app import (
     patches_of,
     say,
     seeds_of,
+    tell_json,
 )
+
+MOST_PIXELS = 10**8  # of a grid
 
 
 @app.command()
@@ -31,9 +35,9 @@ def generate(
     model: ModelName = "pocket",
     patch: Patches = None,
     seeds: Seeds = "0-3",
-    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, max=10_000, help="Denoising steps.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance.")] = None,
-    cell: Annotated[int, typer.Option(min=8, help="Width of one picture in the grid, in pixels.")] = 192,
+    cell: Annotated[int, typer.Option(min=8, max=1024, help="Width of one picture in the grid, in pixels.")] = 192,
     output: Annotated[Path, typer.Option("--output", "-o", help="The picture to write.")] = Path("grid.png"),
     force: Annotated[bool, typer.Option(help="Apply a patch that was made for another model.")] = False,
     embedding: Embeddings = None,
@@ -49,9 +53,13 @@ def generate(
 
     from .. import pictures
 
+    pictures.check_name(output)
+    if guidance is not None and not math.isfinite(guidance):
+        raise RefactError(f"--guidance is a finite number, not {guidance}")
+    drawn, loaded = seeds_of(seeds), patches_of(patch or [])
+    if (asked := len(prompt) * len(drawn) * (1 + bool(loaded)) * cell**2) > MOST_PIXELS:
+        raise RefactError(f"a picture of {asked / 1e6:.0f} million pixels: ask for fewer seeds or a smaller --cell")
     ready = open_model(model, device, dtype, embeddings=embedding)
-    drawn = seeds_of(seeds)
-    loaded = patches_of(patch or [])
     before = ready.generate(prompt, drawn, steps, guidance)
     with ExitStack() as stack:
         for one, strength in loaded:
@@ -62,7 +70,7 @@ def generate(
         mine = slice(at * len(drawn), (at + 1) * len(drawn))
         rows.append((f"{text} (before)" if loaded else text, [p.image for p in before[mine]]))
         rows += [(f"{text} (after)", [p.image for p in after[mine]])] if loaded else []
-    say(quiet, str(pictures.save(pictures.grid(rows, cell), output)))
+    say(quiet, shown(pictures.save(pictures.grid(rows, cell), output)))
 
 
 @app.command()
@@ -70,10 +78,17 @@ def verify(
     file: Annotated[Path, typer.Argument(help="The patch.")],
     model: ModelName = "pocket",
     images: Annotated[bool, typer.Option(help="Judge pictures instead of the text side.")] = False,
-    judge: Annotated[str | None, typer.Option(help="Folder of the judging CLIP; the pocket has its own.")] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="Folder of the judging CLIP. The bundled model has its own.")
+    ] = None,
     seeds: Seeds = "0-9",
+    picture: Annotated[
+        list[Path] | None, typer.Option(help="With --images: a picture that a fact's target was given by; repeatable.")
+    ] = None,
     watch: Annotated[list[str] | None, typer.Option(help="More prompts that should not move.")] = None,
-    fail_under: Annotated[float, typer.Option(min=0, max=1, help="Exit 3 when a smaller share of facts holds.")] = 1.0,
+    fail_under: Annotated[
+        float, typer.Option(min=0, max=1, help="Exit with code 3 when a smaller share of the facts holds.")
+    ] = 1.0,
     force: Annotated[bool, typer.Option(help="Apply a patch that was made for another model.")] = False,
     embedding: Embeddings = None,
     device: Device = None,
@@ -90,21 +105,23 @@ def verify(
     from ..pocket import near
     from ..verification import Fact, described, verify
 
-    ready, patch = open_model(model, device, dtype, embeddings=embedding), Patch.load(file)
+    drawn, patch = seeds_of(seeds), Patch.load(file)
+    ready = open_model(model, device, dtype, embeddings=embedding)
     facts: list[Seen] | list[Fact]
     if images:
-        facts = look(ready, patch, seeds_of(seeds), judge=judge, force=force)
+        facts = look(ready, patch, drawn, judge=judge, force=force, targets=picture or ())
         share = sum(fact.share for fact in facts) / len(facts)
         verdict = f"{share:.0%} of the pictures show their fact"
         lines = [
-            f"{f.share:.0%} [{f.low:.0%}, {f.high:.0%}] of {f.count} pictures show it: {f.prompt!r}" for f in facts
+            f"{f.share:.0%} [{f.low:.0%}, {f.high:.0%}] of {f.count} pictures show it: {quoted(f.prompt)}"
+            for f in facts
         ]
     else:
         facts = verify(ready, patch, watch=[*(watch or []), *near(ready, patch.edits)], force=force)
         share, lines = sum(fact.holds for fact in facts) / len(facts), described(facts)
         verdict = f"{share:.0%} of the facts hold (text side)"
     if as_json:
-        typer.echo(json.dumps({"share": share, "facts": [fact.to_json() for fact in facts]}, indent=1))
+        tell_json({"share": share, "facts": [fact.to_json() for fact in facts]})
     else:
         say(quiet, *lines, verdict)
     if share < fail_under:

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ..errors import RefactError, quoted
 from ..methods.registry import method
+from ..trust import limits
 from .app import (
     App,
     AsJson,
     Autocast,
     JudgedBy,
+    Limit,
     ModelName,
     NamesFile,
     Quiet,
     app,
     bar,
+    numbers_of,
     open_model,
     parameters_of,
     say,
     seeds_of,
     signed,
+    tell_json,
 )
 from .measure import judge_of, names_of, tell_scores
 
@@ -33,10 +37,9 @@ study = App(help="Layers, thresholds, sequences, probes, scale: one command each
 app.add_typer(study, name="study")
 
 Data = Annotated[str, typer.Argument(help="pocket-road, pocket-timed, or a csv in RoAD's or TIMED's columns.")]
-Out = Annotated[Path, typer.Option(help="The study's folder; what is in it already is not done again.")]
+Out = Annotated[Path, typer.Option(help="The study's folder. What is in it already is not done again.")]
 By = Annotated[str, typer.Option("--method", help="The method that is studied.")]
 Given = Annotated[str, typer.Option(help="Seeds, like 0-24.")]
-Limit = Annotated[int | None, typer.Option(help="Only so many cases.")]
 
 
 def _shared(
@@ -80,7 +83,7 @@ def layers(
     ready: Any,
     options: dict,
 ) -> None:
-    """Which layer takes edits best (the paper's Table 2).
+    """Measure which layer takes edits best (the paper's Table 2).
 
     Example: refact study layers pocket-road-validation --out runs/layers
     """
@@ -117,14 +120,14 @@ def thresholds(
     ready: Any,
     options: dict,
 ) -> None:
-    """How sure of the target the search should be before it stops (the paper's Figure 15).
+    """Measure how sure of the target the search should be before it stops (the paper's Figure 15).
 
     Example: refact study thresholds pocket-road-validation --out runs/stop
     """
     from ..studies import variants
 
     chosen = method(by, objective="contrastive")  # whose early stop this is
-    variants.thresholds(data, ready, chosen, out, [float(v) for v in values.split(",")], **options)
+    variants.thresholds(data, ready, chosen, out, numbers_of(values), **options)
 
 
 @scored
@@ -154,8 +157,8 @@ def variants(
 def sequence(
     data: Data,
     out: Out,
-    every: Annotated[int, typer.Option(help="Score after so many edits.")] = 10,
-    orders: Annotated[int, typer.Option(help="How many permutations.")] = 3,
+    every: Annotated[int, typer.Option(min=1, help="Score after every this many edits.")] = 10,
+    orders: Annotated[int, typer.Option(min=1, max=1000, help="How many permutations.")] = 3,
     hold: Annotated[bool, typer.Option(help="Hold earlier facts; --no-hold is the paper's way.")] = True,
     by: By = "refact",
     *,
@@ -181,7 +184,7 @@ def probes(
     ready: Any,
     options: dict,
 ) -> None:
-    """What else changes with a fact: a second thing in the picture (companions), or inverse and two-step questions.
+    """Measure what else changes with a fact: a second thing in the picture, or inverse and two-step questions.
 
     Example: refact study probes pocket-road-validation --kind relations --out runs/relations
     """
@@ -218,7 +221,7 @@ def concepts(
 
 @study.command()
 def trace(
-    prompt: Annotated[str, typer.Argument(help="A prompt that means something else than it says.")],
+    prompt: Annotated[str, typer.Argument(help="A prompt that stands for something, such as a role.")],
     source: Annotated[str, typer.Option(help="What it means: 'a beaver'.")],
     other: Annotated[list[str], typer.Option(help="What it might mean instead; may be repeated.")],
     subject: Annotated[str | None, typer.Option(help="The words that carry the fact; else the whole prompt.")] = None,
@@ -236,7 +239,7 @@ def trace(
     found = traced(encoder, prompt, source, other, subject, part)
     if as_json:
         numbers = {"effect": found.effect.tolist(), "clean": found.clean, "corrupted": found.corrupted}
-        typer.echo(json.dumps(numbers | {"tokens": found.tokens}, indent=1))
+        tell_json(numbers | {"tokens": found.tokens})
         return
     typer.echo(f"p({source!r}) {found.clean:.3f}, with noise {found.corrupted:.3f}; share brought back:")
     words = [word.removesuffix("</w>")[:9] for word in found.tokens]
@@ -256,13 +259,13 @@ def scale(
     model: ModelName = "pocket",
     aliases: Annotated[bool, typer.Option(help="Tell other wordings of the pocket's facts, all but the last.")] = True,
     pictures: Annotated[bool, typer.Option(help="Look at pictures too, with the judge.")] = False,
-    keep: Annotated[bool, typer.Option("--keep", help="Save the patches of the rows made now.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Save the patches that this run makes.")] = False,
     judge: JudgedBy = None,
     autocast: Autocast = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """How many facts hold, at once and in sequence, and how far a thousand other prompts move.
+    """Measure how many facts hold, at once and in sequence, and how far a thousand other prompts move.
 
     Example: refact study scale --counts 1,10,100 --out runs/scale
     """
@@ -270,7 +273,7 @@ def scale(
     from ..evidence.judge import load_judge
     from ..studies import scaling
 
-    ready, numbers, own = open_model(model), _numbers(counts), model == "pocket"
+    ready, numbers, own = open_model(model), _counts(counts), model == "pocket"
     facts = scaling.roles(pocket.world(), told=aliases) if own else scaling.phrases(max(numbers))
     untouched = scaling.things(pocket.world()) if own else ()
     others = scaling.reworded(pocket.world(), facts) if own else ()
@@ -280,7 +283,7 @@ def scale(
     about: dict[str, Any] = {"others": others, "untouched": untouched, "ways": hows}
     how: dict[str, Any] = {"judge": looking, "autocast": autocast, "keep": keep, "progress": shown}
     rows = scaling.scale(ready, facts, numbers, chosen, out, **about, **how)
-    typer.echo(json.dumps([asdict(r) for r in rows], indent=1)) if as_json else say(quiet, scaling.markdown(rows))
+    tell_json([asdict(r) for r in rows]) if as_json else say(quiet, scaling.markdown(rows))
 
 
 @study.command()
@@ -288,7 +291,7 @@ def quality(
     files: Annotated[list[str], typer.Argument(help="Patches, each alone; FILE+FILE for several at once.")],
     out: Out,
     captions: Annotated[str, typer.Option(help="A text or csv file; by default what edits use as corpus.")] = "",
-    count: Annotated[int, typer.Option(help="How many captions, each drawn once.")] = 300,
+    count: Annotated[int, typer.Option(min=1, max=10**6, help="How many captions, each drawn once.")] = 300,
     reference: Annotated[
         Path | None,
         typer.Option(
@@ -301,7 +304,7 @@ def quality(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """CLIP score, FID, KID and CMMD of pictures of captions, before and after (the paper's general quality).
+    """Measure CLIP score, FID, KID and CMMD of pictures of captions, before and after (the paper's general quality).
 
     Example: refact study quality facts.safetensors --captions coco.csv --count 1000 --out runs/quality
     """
@@ -327,7 +330,7 @@ def quality(
         name: [f"{head} {k * scores[key]:.2f}" for key, (head, k) in SHOWN.items()] for name, scores in found.items()
     }
     rows = [f"{label:24} " + "  ".join(words) for label, words in said.items()]
-    typer.echo(json.dumps(found, indent=1)) if as_json else say(quiet, *rows)
+    tell_json(found) if as_json else say(quiet, *rows)
 
 
 @study.command()
@@ -338,16 +341,19 @@ def transfer(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Whether a patch still works on encoders that differ from its own, as fine-tunes do; text side.
+    """Measure whether a patch still works on encoders that differ from its own, as fine-tunes do (text side).
 
     Example: refact study transfer canada.safetensors --noise 0.01,0.1
     """
     from ..patch import Patch
     from ..studies import transfer as carrying
 
-    rows = carrying.transfer(open_model(model), Patch.load(file), [float(part) for part in noise.split(",")])
-    typer.echo(json.dumps([asdict(r) for r in rows], indent=1)) if as_json else say(quiet, carrying.markdown(rows))
+    rows = carrying.transfer(open_model(model), Patch.load(file), numbers_of(noise))
+    tell_json([asdict(r) for r in rows]) if as_json else say(quiet, carrying.markdown(rows))
 
 
-def _numbers(text: str) -> Sequence[int]:
-    return [int(part) for part in text.split(",")]
+def _counts(text: str) -> list[int]:
+    counts = numbers_of(text, int)
+    if not all(0 < count <= limits.FACTS for count in counts):
+        raise RefactError(f"counts of facts are from 1 to {limits.FACTS}, not {quoted(text)}")
+    return counts

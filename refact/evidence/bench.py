@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import io
 import json
-import os
+import math
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,7 +25,9 @@ from ..errors import DataError, RefactError
 from ..methods.registry import method
 from ..models.model import load
 from ..progress import Progress, plainly
-from . import strict
+from ..trust import runs
+from ..trust.disk import alone, write
+from . import results, strict
 from .cases import Case, Probe, probes_of, read_cases, texts_of
 from .judge import Judge, check_independent, load_judge
 from .parallel import spread
@@ -70,6 +72,7 @@ class Outcome:
     images: dict[str, bytes] = field(default_factory=dict)
 
 
+@alone
 def run(
     data: str | Path | Sequence[Case],
     model: Any,
@@ -304,7 +307,7 @@ def begin(out: Path, settings: dict, problems: list[str]) -> None:
     """The folder with its run.json; DataError when it holds a run with other settings. Methods may be added to it."""
     path = out / "run.json"
     if path.is_file():
-        form = json.loads(path.read_text())
+        form = runs.settings(results.read_json(path), str(path))
         there = form["settings"]
         had, asked = there.get("methods", {}), settings.get("methods", {})
         one, other = (there | {"methods": _shared(had, asked)}, settings | {"methods": _shared(asked, had)})
@@ -338,21 +341,22 @@ def pending(out: Path, cases: Sequence[Case], plan: Plan) -> Iterator[Unit]:
 def read_case(out: Path, case_id: str) -> dict:
     """A case's file, or the start of one."""
     path = out / "cases" / f"{case_id}.json"
-    return json.loads(path.read_text()) if path.is_file() else {"scores": {}}
+    return results.read_case(path) if path.is_file() else {"scores": {}}
 
 
 def keep(out: Path, outcome: Outcome) -> None:
     """The outcome in the folder: pictures first, then the case's file, each by rename."""
     for name, content in outcome.images.items():
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
         write(out / name, content)
     scores = read_case(out, outcome.case.id)["scores"] | outcome.scores
-    form = outcome.case.to_json() | {"probes": [vars(p) for p in probes_of(outcome.case)], "scores": scores}
+    form = outcome.case.to_json() | {"probes": [vars(p) for p in probes_of(outcome.case)], "scores": finite(scores)}
     write(out / "cases" / f"{outcome.case.id}.json", json.dumps(form).encode())
 
 
-def write(path: Path, content: bytes) -> None:
-    """The file, whole or not at all."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_bytes(content)
-    os.replace(beside, path)
+def finite(scores: Any) -> Any:
+    """The scores with 0 for what is not a finite number: where old and new are both 0, neither was right."""
+    if isinstance(scores, dict):
+        return {name: finite(value) for name, value in scores.items()}
+    if isinstance(scores, (list, tuple)):
+        return [finite(value) for value in scores]
+    return 0.0 if isinstance(scores, float) and not math.isfinite(scores) else scores

@@ -50,7 +50,7 @@ class Case:
     @property
     def source(self) -> str:
         """The text of what the prompt means today."""
-        return self.edit.old or self.edit.prompt
+        return self.edit.old if self.edit.old and isinstance(self.edit.old, str) else self.edit.prompt
 
     def to_json(self) -> dict:
         """Everything that a run of this case depends on."""

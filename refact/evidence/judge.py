@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
@@ -12,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
-from ..errors import DataError
+from ..errors import DataError, quoted
 from ..models import sources
+from . import results
 
 
 @dataclass(frozen=True)
@@ -91,15 +92,28 @@ def load_judge(folder: str | Path, device: str | torch.device | None = None) -> 
         from .. import pocket
 
         path = Path(pocket.judge_path())
+    check_folder(path, str(folder))
+    try:
+        with sources.quiet():
+            clip = CLIPModel.from_pretrained(path, dtype=torch.float32, local_files_only=True, use_safetensors=True)
+            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise DataError(f"{folder}: the judge cannot be read: {error}") from None
+    return Judge(
+        str(folder), _hash(path), clip.eval().to(device) if device else clip.eval(), _processor(path), tokenizer
+    )
+
+
+def check_folder(path: Path, name: str) -> None:
+    """DataError where a folder is no whole CLIP with weights in safetensors, the one form that cannot run code."""
     if not (path / "preprocessor_config.json").is_file():
-        raise DataError(f"{folder}: no CLIP folder with a preprocessor_config.json (save it with save_pretrained)")
-    kind = json.loads((path / "config.json").read_text()).get("model_type")
+        raise DataError(f"{name}: no CLIP folder with a preprocessor_config.json (save it with save_pretrained)")
+    form = results.read_json(path / "config.json", "save the judge again")
+    kind = form.get("model_type") if isinstance(form, dict) else None
     if kind != "clip":
-        raise DataError(f"{folder}: a judge is a whole CLIP, both towers (model_type 'clip'), not {kind!r}")
-    with sources.quiet():
-        clip = CLIPModel.from_pretrained(path, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    return Judge(str(folder), _hash(path), clip.to(device) if device else clip, _processor(path), tokenizer)
+        raise DataError(f"{name}: a judge is a whole CLIP, both towers (model_type 'clip'), not {quoted(kind)}")
+    if not any(path.glob("*.safetensors")):
+        raise DataError(f"{name}: a judge is read from .safetensors only (a pickle can run code), and there is none")
 
 
 def _processor(path: Path) -> Any:
@@ -120,6 +134,8 @@ def _hash(path: Path) -> str:
 
 def check_independent(judge: Judge, model: Any) -> None:
     """DataError when the judge's text tower is one of the model's own encoders: it would judge its own edit."""
+    if not hasattr(judge, "clip"):  # of another package, and no CLIP
+        return
     own = judge.clip.text_model.encoder.layers[0].mlp.fc2.weight
     for encoder in model.encoders.values():
         edited = encoder.linear(0).weight

@@ -13,12 +13,13 @@ from string import Template
 
 import numpy as np
 
-from ..errors import DataError
-from . import bench, plots, results
+from ..errors import DataError, counted
+from ..trust.disk import write as write_file
+from . import plots, results
 from .bench import BASELINE, ORACLE, folder_name
 from .plots import Point
 from .results import Run
-from .strips import kept
+from .strips import kept, opened
 
 THUMBNAIL = 96  # pixels a side of a picture in the page
 HEADS = {
@@ -70,8 +71,7 @@ def write(
     name = title or " and ".join(Path(folder).resolve().name for folder in folders)
     page = Template((Path(__file__).parents[1] / "data" / "report.html").read_text(encoding="utf-8"))
     out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    bench.write(out, page.substitute(title=escape(name), body="\n".join(parts)).encode())
+    write_file(out, page.substitute(title=escape(name), body="\n".join(parts)).encode())
     return out
 
 
@@ -111,8 +111,6 @@ def group(run: Run, key: str, kind: str, named: bool) -> str:
     if said:
         parts.append(
             "<h4>Text side</h4><p class='note'>Whether the edited encoder's embedding of each prompt is nearer "
-        )
-        parts.append(
             "to the clean one of its new text than to that of its old one. Success here is not yet a picture.</p>"
         )
         parts += [table(said, None), "" if shown else plot(said, run, "text")]
@@ -213,7 +211,7 @@ def remarks(run: Run) -> str:
         if "error" in scores
     ]
     items = "".join(f"<li>{escape(text)}</li>" for text in [*run.problems, *refused])
-    count = f"<summary>{len(run.problems) + len(refused)} remarks</summary>"
+    count = f"<summary>{counted(len(run.problems) + len(refused), 'remark')}</summary>"
     return f"<details class='remarks'>{count}<ul>{items}</ul></details>" if items else ""
 
 
@@ -360,11 +358,7 @@ def picture(run: Run, case_id: str, label: str, index: int) -> str | None:
     """A kept picture of the first seed as a data URI, made small."""
     if (path := kept(run, case_id, label, index)) is None:
         return None
-    from PIL import Image
-
-    with Image.open(path) as image:
-        small = image.convert("RGB")
-        small.thumbnail((THUMBNAIL, THUMBNAIL))
-        stream = io.BytesIO()
-        small.save(stream, "WEBP", quality=82)
+    small, stream = opened(path), io.BytesIO()
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    small.save(stream, "WEBP", quality=82)
     return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()

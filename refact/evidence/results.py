@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
+from ..trust import forms, limits, runs
 from . import metrics
 from .metrics import Tally
 
@@ -55,9 +55,28 @@ def read_run(path: str | Path) -> Run:
     path = Path(path)
     if not (path / "run.json").is_file():
         raise DataError(f"{path}: no run.json there; `refact bench` makes such a folder")
-    form = json.loads((path / "run.json").read_text())
-    cases = [json.loads(file.read_text()) for file in sorted((path / "cases").glob("*.json"))]
+    form = runs.run(read_json(path / "run.json"), str(path / "run.json"))
+    files = sorted((path / "cases").glob("*.json"))
+    cases = [read_case(file) for file in files]
+    runs.check_widths(cases, str(path))
     return Run(path, form["settings"], form["problems"], cases)
+
+
+def read_case(path: Path) -> dict:
+    """The checked file of one case. Raises DataError that names it."""
+    return runs.case(read_json(path), str(path))
+
+
+def read_json(path: Path, again: str = "that part of the run is done again") -> Any:
+    """The JSON of a run's or a study's file. Raises DataError that names it, and says what deleting it costs."""
+    try:
+        if path.stat().st_size > limits.JSON_FILE:
+            raise DataError(f"{path}: larger than {limits.JSON_FILE / 1e6:.0f} MB, so it is none of ours")
+        return forms.parse(path.read_bytes(), str(path))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    except DataError as error:
+        raise DataError(f"{error}; delete it, and {again}") from None
 
 
 def groups(run: Run) -> dict[str, Run]:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from .. import pictures
 from ..errors import DataError
+from ..trust import limits
 from . import results
 from .bench import BASELINE, ORACLE, folder_name
 from .results import Run
@@ -43,7 +44,19 @@ def _rows(run: Run, case: Mapping) -> Iterator[tuple[str, list[Image.Image]]]:
         change = f"{case['edit']['prompt']} -> {probe['new']}" if kind == "edit" else f"{kind}: {probe['prompt']}"
         columns = f"     [{' | '.join(found)}]" if kind == "edit" else ""
         if found:
-            yield change + columns, [Image.open(file).convert("RGB") for file in found.values()]
+            yield change + columns, [opened(file) for file in found.values()]
+
+
+def opened(file: Path) -> Image.Image:
+    """A kept picture. Raises DataError that names the file."""
+    try:
+        with Image.open(file, formats=["WEBP"]) as image:
+            if max(image.size) > limits.PIXELS:
+                raise DataError(f"{file}: {image.width} x {image.height} pixels, so it is no picture that a run keeps")
+            return image.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = str(error) if isinstance(error, DataError) else f"{file}: no picture that can be read: {error}"
+        raise DataError(f"{reason}; delete it, and the report leaves it out") from None
 
 
 def kept(run: Run, case_id: str, label: str, index: int) -> Path | None:

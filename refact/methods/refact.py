@@ -10,14 +10,21 @@ from annotated_doc import Doc
 
 from ..edits import Edit
 from .contexts import CONTEXTS, PAPER_CONTEXTS
+from .settings import check
 
 if TYPE_CHECKING:
     from ..models.model import Model
     from ..patch import Patch
 
-_PAPER: dict[str, Any] = {"write": "value", "contexts": 9, "templates": PAPER_CONTEXTS} | {
-    "relative": False, "crowded": 0.0, "clamp": 4.0, "weight_decay": 0.1, "keep_ends": False,
-    "objective": "contrastive", "distance": "l2", "rarity": 0.0, "reach": 1.0,
+_PAPER: dict[str, Any] = {  # docs/paper.md says where each comes from
+    "objective": "contrastive", "distance": "l2", "space": "projected", "negatives": 20, "ends": "bare",
+    "contexts": 9, "templates": PAPER_CONTEXTS, "filled": "subject", "with_bare": True, "write": "value",
+    "relative": False, "weight_decay": 0.01, "clamp": 0.0, "reach": 1.0, "crowded": 0.0,
+    "keep_ends": False, "hold_empty": False, "rarity": 0.0, "shrink": 0.0,
+}  # fmt: skip
+_AUTHORS: dict[str, Any] = _PAPER | {
+    "negatives": 0, "max_steps": 99, "weight_decay": 0.1, "clamp": 4.0, "exact_at": "prompt", "first_context": "{}",
+    "inverse": "float32", "lowercase": True, "texts": 100_000, "cut": 60,
 }  # fmt: skip
 _MANY: dict[str, Any] = {"weight_decay": 0.1, "reach": 1.0}  # docs/many.md
 
@@ -26,12 +33,12 @@ _MANY: dict[str, Any] = {"weight_decay": 0.1, "reach": 1.0}  # docs/many.md
 class ReFACT:
     """Change one matrix of the text encoder, in closed form, for a value found by descent (arXiv 2306.00738).
 
-    Several edits are solved together, on the unedited model, so that a batch and a sequence agree. Departures from the
-    authors' code: the pipeline's own encoder is edited; the offset may hold at every context instead of a value at
-    the mean key; target and source are embedded in the same contexts as the prompt; all choices are deterministic.
+    Several edits are solved together, on the unedited model, so that a batch and a sequence agree. The defaults are
+    ours; `paper()` is what the paper says, `authors()` what its released code runs, and docs/paper.md says where the
+    three differ.
     """
 
-    presets: ClassVar[tuple[str, ...]] = ("paper", "many")
+    presets: ClassVar[tuple[str, ...]] = ("paper", "authors", "many")
 
     layer: Annotated[
         int | None,
@@ -56,6 +63,16 @@ class ReFACT:
     distance: Annotated[
         str, Doc("'l2' (paper) or 'cosine' (paper, Appendix A); by default l2 for texts and cosine for pictures.")
     ] = ""
+    space: Annotated[
+        str,
+        Doc(
+            "'projected' compares in CLIP's projected space (paper), with the companion CLIP's projection where the "
+            "encoder comes without one; by default states are compared as the encoder gives them."
+        ),
+    ] = ""
+    ends: Annotated[
+        str, Doc("Source and target are embedded in the prompt's 'contexts', or 'bare' (paper, authors' code).")
+    ] = "contexts"
     gap: Annotated[
         str,
         Doc(
@@ -67,9 +84,33 @@ class ReFACT:
         str,
         Doc("'offset' writes the found change at every context, 'value' writes v0 + change at the mean key (paper)."),
     ] = "offset"
+    exact_at: Annotated[
+        str,
+        Doc(
+            "The key at which a written value holds exactly: the 'mean' key (paper), or the bare 'prompt' own key, "
+            "along the mean key's direction all the same (authors' code)."
+        ),
+    ] = "mean"
+    first_context: Annotated[
+        str,
+        Doc(
+            "The template whose own output is v0, in value, weight decay and clamp (authors' code: one drawn by "
+            "chance); by default the mean over the contexts."
+        ),
+    ] = ""
     contexts: Annotated[int, Doc("How many templates are used, the bare prompt first (authors' code: 9).")] = 10
     templates: Annotated[tuple[str, ...], Doc("The sentences into which the prompt is put.")] = CONTEXTS
+    filled: Annotated[
+        str, Doc("Templates are filled with the whole 'prompt', or with the 'subject' alone (paper, authors' code).")
+    ] = "prompt"
+    with_bare: Annotated[
+        bool, Doc("Whether the search also runs over the bare prompt where no template is it (authors' code).")
+    ] = False
+    lowercase: Annotated[bool, Doc("Whether an edit's texts are lowered first (authors' code).")] = False
     negatives: Annotated[int, Doc("How many unrelated texts to stay away from, beside the source (paper: 20).")] = 20
+    away: Annotated[str, Doc("A folder of pictures to stay away from, for pictured targets (paper: from MS-COCO).")] = (
+        ""
+    )
     relative: Annotated[
         bool,
         Doc(
@@ -88,7 +129,8 @@ class ReFACT:
     ] = 0.9
     weight_decay: Annotated[float, Doc("Weight of the change's own size (paper: 0.01; the authors' code: 0.1).")] = 0.01
     clamp: Annotated[
-        float, Doc("Largest norm of a change, relative to the state's (authors' code: 4 times ||v0||).")
+        float,
+        Doc("Largest norm of a change, relative to the state's; 0: none (paper). Authors' code: 4 times the value's."),
     ] = 2.0
     ridge: Annotated[
         float, Doc("Ridge, relative to the keys' median leverage; with 0 the fact holds exactly (paper).")
@@ -107,20 +149,33 @@ class ReFACT:
     keep_ends: Annotated[
         bool, Doc("Whether the source's and the target's own prompts are held too (not in the paper).")
     ] = True
+    hold_empty: Annotated[
+        bool, Doc("Whether the empty prompt is held, which guidance reads in every picture (not in the paper).")
+    ] = True
     covariance: Annotated[
         bool, Doc("Whether E[k k^T] is used; if not, the identity stands in its place (paper's ablation).")
     ] = True
     corpus: Annotated[
         str,
-        Doc("Corpus of E[k k^T]: 'captions' (built in), a file or hf:NAME; by default the model's own, else captions."),
+        Doc(
+            "Corpus of E[k k^T]: 'captions' (built in), a file, hf:NAME or hf:NAME:CONFIGURATION, or the authors' .npz "
+            "of the moments themselves; by default the model's own, else captions."
+        ),
     ] = ""
-    tokens: Annotated[int, Doc("How many tokens of the corpus are read (authors' code: 100,000 texts).")] = 100_000
+    tokens: Annotated[int, Doc("How many tokens of the corpus are read, where `texts` is 0.")] = 100_000
+    texts: Annotated[int, Doc("How many texts of the corpus are read, instead of tokens (authors' code: 100,000).")] = 0
+    cut: Annotated[int, Doc("Longest text of the corpus, in tokens; 0: as the encoder has it (authors' code: 60).")] = 0
     padding: Annotated[bool, Doc("Whether the pipeline's padding rows count in E[k k^T] too.")] = False
     rarity: Annotated[
         float,
         Doc("A key counts in E[k k^T] by its token's frequency to minus this power (as published: 0, all alike)."),
     ] = 1.0
-    shrink: Annotated[float, Doc("E[k k^T] becomes C + shrink * tr(C)/d * I before it is inverted.")] = 1e-4
+    shrink: Annotated[
+        float, Doc("E[k k^T] becomes C + shrink * tr(C)/d * I before it is inverted (paper: as it is, 0).")
+    ] = 1e-4
+    inverse: Annotated[
+        str, Doc("Precision in which E[k k^T] is inverted for a value: 'float64' or 'float32' (authors' code).")
+    ] = "float64"
     seed: Annotated[int, Doc("Seed of the draw of unrelated texts.")] = 0
     autocast: Annotated[
         str,
@@ -130,13 +185,25 @@ class ReFACT:
 
     @classmethod
     def paper(cls, **changes: Any) -> ReFACT:
-        """The method as the authors' code runs it, as far as it is deterministic."""
+        """The method as the paper says it; what it leaves open is deterministic (docs/paper.md)."""
         return cls(**(_PAPER | changes))
+
+    @classmethod
+    def authors(cls, **changes: Any) -> ReFACT:
+        """The method as its released code runs it (technion-cs-nlp/ReFACT 8b6df79), to the digit (docs/paper.md).
+
+        What that code draws by chance is an argument, `first_context`: of its ten prompts the one that gives v0. Its
+        list of edits is a sequence on one model; here edits of one call are solved together.
+        """
+        return cls(**(_AUTHORS | changes))
 
     @classmethod
     def many(cls, **changes: Any) -> ReFACT:
         """For facts by the dozen: a longer search for smaller changes, of which neighbouring facts get less."""
         return cls(**(_MANY | changes))
+
+    def __post_init__(self) -> None:
+        check(self)
 
     def __call__(self, model: Model, edits: Sequence[Edit], onto: Sequence[Patch] = ()) -> Patch:
         """The patch for these edits; the facts of the patches in `onto` stay held. Raises EditError."""

@@ -17,13 +17,16 @@ from typing import Any
 from ..errors import RefactError
 from .alphaedit import AlphaEdit
 from .crossattention import TIME, UCE
+from .diffquickfix import DiffQuickFix
+from .entrance import Entrance
 from .finetune import EmbEdit, FineTune
-from .memit import MEMIT
+from .memit import EMCID, MEMIT
 from .refact import ReFACT
 
 GROUP = "refact.methods"
 BUILT_IN: dict[str, type] = {
-    cls.__name__.lower(): cls for cls in (ReFACT, MEMIT, AlphaEdit, TIME, UCE, FineTune, EmbEdit)
+    cls.__name__.lower(): cls
+    for cls in (ReFACT, MEMIT, EMCID, AlphaEdit, TIME, UCE, Entrance, DiffQuickFix, FineTune, EmbEdit)
 }
 
 
@@ -68,11 +71,14 @@ def presets() -> list[str]:
 def method(name: str, **settings: Any) -> Any:
     """The method of that name ("refact", "refact:many", "time:strength=1", ...) with these settings.
 
+    A setting's value may hold colons: "refact:authors:layer=7:corpus=hf:wikitext:wikitext-103-raw-v1".
+
     Raises RefactError for a name, preset or setting that does not exist.
     """
     base, *words = name.split(":")
-    base, given = base.lower(), [word.partition("=") for word in words if "=" in word]
-    preset = ":".join(word for word in words if "=" not in word).lower()
+    first = next((at for at, word in enumerate(words) if "=" in word), len(words))
+    base, preset = base.lower(), ":".join(words[:first]).lower()
+    given = [word.partition("=") for word in _whole(words[first:])]
     settings = {key.strip(): _value(text.strip()) for key, _, text in given} | settings
     if base not in METHODS:
         raise RefactError(f"no method {name!r}: there are {', '.join([*METHODS, *presets()])}")
@@ -83,6 +89,14 @@ def method(name: str, **settings: Any) -> Any:
     if unknown := sorted(set(settings) - known):
         raise RefactError(f"{cls.__name__} has no setting {', '.join(unknown)}; it has {', '.join(sorted(known))}")
     return getattr(cls, preset)(**settings) if preset else cls(**settings)
+
+
+def _whole(words: list[str]) -> list[str]:
+    """The settings of a name split at colons, those inside values put back."""
+    found: list[str] = []
+    for word in words:
+        found = [*found, word] if "=" in word else [*found[:-1], f"{found[-1]}:{word}"]
+    return found
 
 
 def _value(text: str) -> Any:

@@ -175,13 +175,14 @@ def _plural(word: str) -> str:
 
 
 def read_corpus(name: str | Path) -> Iterator[str]:
-    """The texts of a .txt file (one a line), of a .csv column (FILE.csv:COLUMN), or of hf:DATASET[:COLUMN].
+    """The texts of a .txt file (one a line), of a .csv column (FILE.csv:COLUMN), or of a dataset of the hub:
+    hf:DATASET, hf:DATASET:CONFIGURATION, hf:DATASET:COLUMN or hf:DATASET:CONFIGURATION:COLUMN.
 
     Without a column: the one named caption, prompt or text, or the only one. Empty texts are left out.
     """
     name = str(name)
     if name.startswith("hf:"):
-        texts = _dataset(*name.removeprefix("hf:").partition(":")[::2])
+        texts = _dataset(*name.removeprefix("hf:").split(":"))
     else:
         file, _, column = name.rpartition(":") if not Path(name).exists() else (name, "", "")
         path = Path(file or name)
@@ -212,11 +213,19 @@ def _choose(columns: list[str], column: str, where: str) -> str:
     return found[0]
 
 
-def _dataset(name: str, column: str) -> Iterator[str]:
+def _dataset(name: str, *parts: str) -> Iterator[str]:
+    """parts: configuration and column, or one of them: a word is a configuration where the dataset has it."""
     try:
-        from datasets import load_dataset
+        from datasets import get_dataset_config_names, load_dataset
     except ImportError:
-        raise DataError("hf: datasets need the extra: pip install 'refact[datasets]'") from None
-    rows = load_dataset(name, split="train", streaming=True)
+        raise DataError("hf: datasets need the extra: pip install 'refact-edit[datasets]'") from None
+    if len(parts) > 2:
+        raise DataError(
+            f"hf:{name}:{':'.join(parts)}: a dataset is hf:DATASET:CONFIGURATION:COLUMN, the last two as needed"
+        )
+    configuration, column = parts if len(parts) == 2 else (*parts, *("", "")[len(parts) :])
+    if len(parts) == 1 and configuration not in get_dataset_config_names(name):
+        configuration, column = "", configuration
+    rows = load_dataset(name, configuration or None, split="train", streaming=True)
     chosen = _choose(list(next(iter(rows))), column, f"hf:{name}")
     return (row[chosen] for row in rows)

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import sys
-import tempfile
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from ..encoders.encoder import TextEncoder, Tokens
 from ..errors import DataError
 from ..progress import Progress, plainly
+from ..trust import disk, schema
 from . import corpus as corpora
-from .encoders import TextEncoder
 
 CHUNK = 500  # texts that are counted at a time until there are enough
 
@@ -32,7 +37,8 @@ class Covariance:
     """The uncentred second moment of a site's inputs, and what it was taken over.
 
     tokens: how many keys; encoder: its hash; corpus: its name; padding: whether padding rows were counted too;
-    rarity: a key counts by its token's frequency to minus this power (0: all alike; 1: every word as much as "a").
+    rarity: a key counts by its token's frequency to minus this power (0: all alike; 1: every word as much as "a");
+    cut: the longest text in tokens, 0 where the encoder alone cuts.
     """
 
     matrix: Float[Tensor, "d d"]  # float64, of float32 precision, so that a file gives back just what was computed
@@ -42,6 +48,7 @@ class Covariance:
     corpus: str
     padding: bool
     rarity: float = 0.0
+    cut: int = 0
 
     def shrunk(self, eps: float) -> Float[Tensor, "d d"]:
         """C + eps * tr(C)/d * I: a covariance of few tokens has directions that it never saw."""
@@ -53,30 +60,79 @@ class Covariance:
         return hashlib.sha256(_triangle(self.matrix).numpy().tobytes()).hexdigest()[:16]
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file (the upper triangle in float32), by rename."""
-        path = Path(path)
+        """Write a safetensors file (the upper triangle in float32, and its checksum), by rename."""
         about = {"tokens": self.tokens, "site": self.site, "encoder": self.encoder, "corpus": self.corpus}
-        about |= {"padding": self.padding, "rarity": self.rarity, "size": len(self.matrix)}
-        header = {"refact_covariance": json.dumps(about)}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".covariance") as partial:
-            save_file({"triangle": _triangle(self.matrix)}, Path(partial) / path.name, metadata=header)
-            os.replace(Path(partial) / path.name, path)
+        about |= {"padding": self.padding, "rarity": self.rarity, "cut": self.cut, "size": len(self.matrix)}
+        triangle = _triangle(self.matrix)
+        header = {"refact_covariance": json.dumps(about | {"checksum": _checksum(about, triangle)})}
+        disk.write(path, to_bytes({"triangle": triangle}, metadata=header))
 
     @classmethod
-    def load(cls, path: str | Path) -> Covariance:
-        """Read what `save` wrote; DataError for anything else."""
+    def load(cls, path: str | Path, **asked: Any) -> Covariance:
+        """Read what `save` wrote; DataError for anything else, and where it is not of what is asked for.
+
+        asked: what the file must have of `encoder`, `corpus`, `padding`, `rarity` and `place`, its site but for the
+        component, which is called otherwise in other pipelines with the same encoder.
+        """
+        about, triangle = _read(path)
+        there = about | {"place": _place(about["site"])}
+        if other := [f"{key} {there[key]!r}, not {value!r}" for key, value in asked.items() if there[key] != value]:
+            raise DataError(f"{path} is of {'; '.join(other)}: delete it, and the right one will be computed")
+        size = about.pop("size")
+        upper = torch.triu_indices(size, size)
+        matrix = torch.zeros(size, size, dtype=torch.float64)
+        matrix[upper[0], upper[1]] = triangle.double()
+        return cls(matrix=matrix + matrix.triu(1).T, **about)
+
+    @classmethod
+    def of_moments(cls, path: str | Path, encoder: TextEncoder, layer: int) -> Covariance:
+        """What the authors of ROME, ReFACT and EMCID publish: an .npz by `runningstats`, sum and count of one layer.
+
+        Nothing pickled is read. Raises DataError for another file, another width, or a name that says another layer.
+        """
+        path, width = Path(path), encoder.linear(layer).in_features
+        if (named := re.search(r"layers?\.(\d+)\.", path.name)) and int(named[1]) != layer:
+            raise DataError(f"{path} is of layer {named[1]}; layer {layer} is edited: give that layer's file")
         try:
-            with safe_open(path, "pt") as file:
-                about = json.loads((file.metadata() or {})["refact_covariance"])
-                triangle = file.get_tensor("triangle")
-            size = about.pop("size")
-            upper = torch.triu_indices(size, size)
-            matrix = torch.zeros(size, size, dtype=torch.float64)
-            matrix[upper[0], upper[1]] = triangle.double()
-            return cls(matrix=matrix + matrix.triu(1).T, **about)
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
-            raise DataError(f"{path} is no covariance: {error}; delete it, and it will be computed again") from None
+            with np.load(path, allow_pickle=False) as file:
+                moment, count = torch.from_numpy(file["mom2.mom2"]), int(file["mom2.count"])
+        except (OSError, BadZipFile, KeyError, TypeError, ValueError, EOFError) as error:
+            raise DataError(f"{path} is no file of second moments (mom2.mom2, mom2.count): {error}") from None
+        if moment.shape != (width, width) or count < 1 or not torch.isfinite(moment).all():
+            raise DataError(
+                f"{path} has {tuple(moment.shape)} moments of {count} keys; {encoder.site(layer)} needs {width}"
+            )
+        matrix = (moment.float() / count).double()
+        return cls((matrix + matrix.T) / 2, count, encoder.site(layer), "", path.name, False)
+
+
+def _read(path: str | Path) -> tuple[dict, Tensor]:
+    """The checked header and triangle of a covariance's file."""
+    try:
+        with safe_open(path, "pt") as file:
+            about = schema.covariance((file.metadata() or {})["refact_covariance"])
+            numbers = math.prod(file.get_slice("triangle").get_shape())
+            if numbers != about["size"] * (about["size"] + 1) // 2:
+                raise ValueError(f"{numbers} numbers are no triangle of {about['size']} rows")
+            triangle = file.get_tensor("triangle")
+        if about.pop("checksum") != _checksum(about, triangle):
+            raise ValueError("its checksum differs, so it is damaged")
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise DataError(f"{path} is no covariance: {error}; delete it, and it will be computed again") from None
+    return about, triangle
+
+
+def _place(site: str) -> str:
+    return site.partition(".")[2]
+
+
+def _checksum(about: dict, triangle: Tensor) -> str:
+    """sha256 over what is told of the numbers and the numbers."""
+    told = {key: value for key, value in about.items() if key != "cut" or value}  # files from before it have none
+    total = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    total.update(repr((triangle.dtype, *triangle.shape)).encode())
+    total.update(triangle.contiguous().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
 
 
 def _triangle(matrix: Tensor) -> Tensor:
@@ -91,32 +147,63 @@ def collect(
     rarity: float = 0.0,
     corpus_name: str = "",
     progress: Progress = plainly,
+    cut: int = 0,
 ) -> dict[int, Covariance]:
     """The covariances of several layers in one pass over the texts.
 
-    Every token from [BOS] to [EOS] counts; with padding, the rows after it too, as the pipeline pads. Nothing above
-    the deepest layer is computed; products are float32 in blocks of one batch, sums float64.
+    Every token from [BOS] to [EOS] counts; with padding, the rows after it too, as the pipeline pads. Of a language
+    model a text's own tokens count and those written after it, not what its pipeline writes before every text. cut: the
+    longest text in tokens, [BOS] and [EOS] counted; 0: as the encoder reads it. Nothing above the deepest layer is
+    computed; products are float32 in blocks of one batch, sums float64.
     """
     if not texts:
         raise DataError("a covariance needs texts; the corpus is empty")
-    tokens = encoder.tokenize(texts)
+    tokens = _shortened(encoder, encoder.tokenize(texts), cut)
     lengths = torch.full_like(tokens.ends, encoder.length) if padding else tokens.ends + 1
+    starts = _starts(encoder, texts, padding)
     batches = list(encoder.batches(tokens.ids, lengths))
-    frequency = tokens.ids[torch.arange(tokens.ids.shape[1]) < lengths[:, None]].bincount().float()
+    places = torch.arange(tokens.ids.shape[1])
+    frequency = tokens.ids[(places < lengths[:, None]) & (places >= starts[:, None])].bincount().float()
     sums = {at: torch.zeros(2 * (encoder.linear(at).in_features,), dtype=torch.float64) for at in layers}
     weight = 0.0
     for rows, ids in progress(batches, f"covariance of {encoder.site(max(layers))}", len(batches)):
-        counted = torch.arange(ids.shape[1]) < lengths[rows, None]
+        at = torch.arange(ids.shape[1])
+        counted = (at < lengths[rows, None]) & (at >= starts[rows, None])
         weights = frequency[ids[counted]] ** -rarity
         weight += float(weights.double().sum())
         for layer, keys in encoder.inputs(ids, layers).items():
             block = keys[counted.to(keys.device)] * weights.sqrt()[:, None].to(keys)
             sums[layer] += (block.T @ block).cpu()
-    count, name = int(lengths.sum()), encoder.hash()
+    count, name = int((lengths - starts).sum()), encoder.hash()
     return {
-        at: Covariance((total / weight).float().double(), count, encoder.site(at), name, corpus_name, padding, rarity)
+        at: Covariance(
+            (total / weight).float().double(), count, encoder.site(at), name, corpus_name, padding, rarity, cut
+        )
         for at, total in sums.items()
     }
+
+
+def _starts(encoder: TextEncoder, texts: Sequence[str], padding: bool) -> Tensor:
+    """The first token of each text that counts. Raises DataError where rows of padding cannot be counted."""
+    if encoder.kind != "decoder":
+        return torch.zeros(len(texts), dtype=torch.int64)
+    if padding:
+        raise DataError(f"rows of padding of {encoder.name}, a language model, cannot be counted: leave out padding")
+    return torch.tensor(encoder.starts(texts))
+
+
+def _shortened(encoder: TextEncoder, tokens: Tokens, cut: int) -> Tokens:
+    """Texts of at most `cut` tokens, [EOS] the last of them."""
+    long = tokens.ends >= cut
+    if not cut or not long.any():
+        return tokens
+    if cut < 3:
+        raise DataError(f"cut is the longest text in tokens, 3 or more with [BOS] and [EOS], not {cut}")
+    ids, ends = tokens.ids.clone(), torch.where(long, cut - 1, tokens.ends)
+    eos = tokens.ids[torch.arange(len(ids)), tokens.ends]
+    ids[long, cut:] = encoder.tokenizer.pad_token_id
+    ids[long, cut - 1] = eos[long]
+    return Tokens(ids, ends, tokens.truncated | long)
 
 
 def obtain(
@@ -128,9 +215,11 @@ def obtain(
     rarity: float = 0.0,
     cache: str | Path | None = None,
     progress: Progress = plainly,
+    count: int = 0,
+    cut: int = 0,
 ) -> Covariance:
     """The covariance of one layer: the bundled one, else the cached one, else computed (minutes) and cached."""
-    return obtain_all(encoder, [layer], corpus, tokens, padding, rarity, cache, progress)[layer]
+    return obtain_all(encoder, [layer], corpus, tokens, padding, rarity, cache, progress, count, cut)[layer]
 
 
 def obtain_all(
@@ -142,30 +231,57 @@ def obtain_all(
     rarity: float = 0.0,
     cache: str | Path | None = None,
     progress: Progress = plainly,
+    count: int = 0,
+    cut: int = 0,
 ) -> dict[int, Covariance]:
     """The same for several layers; those that are missing are computed in one pass.
 
-    corpus: "captions" or what `corpus.read_corpus` takes. tokens: how many keys at least, where the corpus has them.
+    corpus: "captions", what `corpus.read_corpus` takes, or an .npz of the moments themselves (`of_moments`).
+    tokens: how many keys at least, where the corpus has them; count: how many texts instead; cut: as in `collect`.
     cache: a folder; default $REFACT_CACHE, else the user's cache folder.
     """
+    if corpus.endswith(".npz"):
+        return {at: Covariance.of_moments(corpus, encoder, at) for at in layers}
     folder = Path(cache) if cache is not None else cache_folder()
     label = corpus_label(corpus)
-    names = {at: file_name(encoder.hash(), at, label, tokens, padding, rarity) for at in layers}
+    names = {at: file_name(encoder.hash(), at, label, tokens, padding, rarity, count, cut) for at in layers}
     paths = {at: folder / "covariance" / name for at, name in names.items()}
-    found = {at: bundled(encoder.hash(), at, label, tokens, padding, rarity) or paths[at] for at in layers}
-    ready = {at: Covariance.load(path) for at, path in found.items() if path.is_file()}
+    about = {"encoder": encoder.hash(), "corpus": label, "padding": padding, "rarity": float(rarity), "cut": cut}
+    plain = not count and not cut  # only such are bundled
+    ours = {at: bundled(encoder.hash(), at, label, tokens, padding, rarity) if plain else None for at in layers}
+    found = {at: ours[at] or paths[at] for at in layers}
+    ready = {a: Covariance.load(p, place=_place(encoder.site(a)), **about) for a, p in found.items() if p.is_file()}
     if missing := [at for at in layers if at not in ready]:
-        texts = enough(encoder, texts_of(corpus), tokens, padding)
-        for at, made in collect(encoder, missing, texts, padding, rarity, label, progress).items():
-            made.save(paths[at])
+        stream = texts_of(corpus)
+        texts = list(islice(stream, count)) if count else enough(encoder, stream, tokens, padding)
+        for at, made in collect(encoder, missing, texts, padding, rarity, label, progress, cut).items():
+            _keep(made, paths[at])
             ready[at] = made
     return ready
 
 
-def file_name(encoder: str, layer: int, label: str, tokens: int, padding: bool, rarity: float = 0.0) -> str:
+def _keep(made: Covariance, path: Path) -> None:
+    """Put it into the cache; where that cannot be written, a warning: what was computed is used all the same."""
+    try:
+        made.save(path)
+    except OSError as error:
+        lost = f"{path.parent} cannot be written ({error.strerror}): the covariance is computed again next time"
+        warnings.warn(f"{lost}; REFACT_CACHE names another folder", stacklevel=1)
+
+
+def file_name(
+    encoder: str,
+    layer: int,
+    label: str,
+    tokens: int,
+    padding: bool,
+    rarity: float = 0.0,
+    count: int = 0,
+    cut: int = 0,
+) -> str:
     """By everything that the numbers depend on."""
-    how = ("-padded" if padding else "") + (f"-rarity{rarity:g}" if rarity else "")
-    return f"{encoder}-{layer}-{label}{how}-{tokens}.safetensors"
+    how = ("-padded" if padding else "") + (f"-rarity{rarity:g}" if rarity else "") + (f"-cut{cut}" if cut else "")
+    return f"{encoder}-{layer}-{label}{how}-{f'{count}texts' if count else tokens}.safetensors"
 
 
 def bundled(encoder: str, layer: int, label: str, tokens: int, padding: bool, rarity: float = 0.0) -> Path | None:
@@ -204,8 +320,8 @@ def enough(encoder: TextEncoder, texts: Iterable[str], tokens: int, padding: boo
 def _counted(encoder: TextEncoder, texts: Iterable[str], padding: bool) -> Iterator[tuple[str, int]]:
     stream = iter(texts)
     while chunk := list(islice(stream, CHUNK)):
-        ends = encoder.tokenize(chunk).ends
-        yield from zip(chunk, [encoder.length] * len(chunk) if padding else (ends + 1).tolist())
+        own = encoder.tokenize(chunk).ends + 1 - _starts(encoder, chunk, padding)
+        yield from zip(chunk, [encoder.length] * len(chunk) if padding else own.tolist())
 
 
 def _until(counted: Iterator[tuple[str, int]], tokens: int) -> Iterator[tuple[str, int]]:

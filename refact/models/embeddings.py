@@ -1,7 +1,7 @@
 """Words that textual inversion has added: read from a file and taught to a model's CLIP text encoders.
 
 So a target may be a person or a thing that the model never saw: learn its word, then edit a fact to it
-(ReFACT, arXiv 2306.00738, section 7). The patch needs the file no more once it is made.
+(ReFACT, arXiv 2306.00738, section 7). Once the patch is made, the file is no longer needed.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ..encoders.encoder import TextEncoder
 from ..errors import ModelError
-from .encoders import TextEncoder
 
 NAMELESS = ("emb_params", "clip_l", "clip_g")  # keys of A1111's files and of SDXL's: the word is the file's name
 
@@ -39,7 +39,7 @@ def read(path: str | Path) -> tuple[str, list[Tensor]]:
 def teach(encoders: dict[str, TextEncoder], path: str | Path) -> str:
     """Add the file's word to the encoders whose token embeddings are as wide as its rows; the word is returned.
 
-    Raises ModelError where no encoder is, or a tokenizer has the word.
+    Raises ModelError where no encoder has that width, or where a tokenizer has the word already.
     """
     word, vectors = read(path)
     fits = [(e, rows) for e in encoders.values() if e.kind == "clip" for rows in vectors if rows.shape[1] == _wide(e)]

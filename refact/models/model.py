@@ -16,13 +16,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from ..encoders.encoder import TextEncoder
+from ..encoders.fingerprints import Fingerprint, plain_weights
 from ..errors import ModelError
 from ..families import Family, detect
+from ..language import LANGUAGE
 from ..progress import Progress, plainly
+from ..stash import LOCK, base_weight
 from . import sources
 from .embeddings import teach
-from .encoders import TextEncoder
-from .fingerprints import Fingerprint, plain_weights
+from .precision import dtype_of, lowered
 from .sources import Source
 
 
@@ -40,7 +43,7 @@ class Model:
 
     encoders: by component name, the pipeline's own objects. defaults: refact.json of the model's folder (layer,
     default_steps, default_guidance, default_size, companion). companion: a CLIPModel or its folder, for targets
-    by picture.
+    by picture. progress: how an edit's covariance and search show that they go on, and may be cancelled (progress.py).
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Model:
     ):
         self.name, self.family, self.encoders = name, family, encoders
         self.source, self._pipe, self._companion = source, pipe, companion
+        self.progress: Progress = plainly
         self.defaults: dict = source.json("refact.json") if source else {}
         self._fingerprint = Fingerprint()
 
@@ -83,7 +87,7 @@ class Model:
     def _open(self) -> Any:
         if self.source is None or self.source.alone:
             raise ModelError(f"{self.name} is a text encoder alone: there is no generator to load")
-        words = {sources.tokenizer_of(encoder.name): encoder.tokenizer for encoder in self.encoders.values()}
+        words = {sources.tokenizer_of(encoder.name): encoder.component for encoder in self.encoders.values()}
         known = {name: tokenizer for name, tokenizer in words.items() if self.source.takes(name, tokenizer)}
         parts = {encoder.name: encoder.module for encoder in self.encoders.values()} | known
         pipe = self.source.pipeline(self.dtype, parts)
@@ -107,7 +111,7 @@ class Model:
         """A component as a module whose paths are those of published files."""
         if component in self.encoders:
             encoder = self.encoders[component]
-            return _Rooted("text_model" if encoder.kind == "clip" else "encoder", encoder.tower)
+            return _Rooted(encoder.part.root, encoder.tower)
         if component.startswith("text_encoder"):
             here = ", ".join(self.encoders)
             raise ModelError(f"{component} of {self.name} is not loaded (encoders=...); loaded: {here}")
@@ -130,12 +134,16 @@ class Model:
 
     def fingerprints(self) -> dict[str, str]:
         """{component: hash} of the text encoders; of the UNet's cross-attention too once the pipeline is in memory."""
-        prints = {name: encoder.hash() for name, encoder in self.encoders.items()}
-        unet = self._pipe.components.get("unet") if self._pipe is not None else None
-        if unet is not None:
-            weights = plain_weights(unet)
-            prints["unet"] = self._fingerprint({name: w for name, w in weights.items() if ".attn2.to_" in name})
-        return prints
+        with LOCK:  # a patch that another thread applies meanwhile would be hashed too
+            prints = {name: encoder.hash() for name, encoder in self.encoders.items()}
+            unet = self._pipe.components.get("unet") if self._pipe is not None else None
+            if unet is not None:
+                weights = plain_weights(unet)
+                prints["unet"] = self._fingerprint({name: w for name, w in weights.items() if ".attn2.to_" in name})
+            if self._pipe is not None and (at := self.family.entrance):
+                weight = base_weight(self[f"transformer.{at}"])
+                prints["transformer"] = self._fingerprint({f"transformer.{at}.weight": weight})
+            return prints
 
     @property
     def conditioning_sites(self) -> list[str]:
@@ -159,8 +167,13 @@ class Model:
             raise ModelError(f"{folder}: no CLIP folder (config.json, model.safetensors)")
         from transformers.models.clip import CLIPModel
 
-        with sources.quiet():
-            clip = CLIPModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        try:
+            with sources.quiet():
+                clip = CLIPModel.from_pretrained(  # a pickle can run code
+                    folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
+                )
+        except (OSError, ValueError) as error:
+            raise ModelError(f"the companion {folder} cannot be read: {error}") from None
         return clip.eval().to(self.device)
 
     def _companion_folder(self) -> Path | None:
@@ -207,7 +220,10 @@ class Model:
         """What the pipeline's encode_prompt gives: prompt_embeds, and pooled_prompt_embeds where the family has them.
 
         clip_skip: as in diffusers, whose own fails with transformers >= 5.6. Loads the pipeline where T5 is read.
+        Raises ModelError for the families of `language.py`, whose pipelines encode for themselves.
         """
+        if self.family.name in LANGUAGE:
+            raise ModelError(f"what {self.family.title} sends is read by encoder.states, or by its pipeline itself")
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         clips = [encoder for row in self.family.encoders if (encoder := self._encoder(row)).kind == "clip"]
         rows = [e.states(prompts, clip_skip or 0) for e in clips if e.row.rows != "none"]
@@ -275,7 +291,9 @@ class Model:
         options = {"num_inference_steps": steps, "guidance_scale": guidance, "height": size, "width": size}
         return {key: value for key, value in options.items() if value is not None}
 
-    def _conditions(self, prompts: list[str], clip_skip: int | None) -> dict[str, Tensor]:
+    def _conditions(self, prompts: list[str], clip_skip: int | None) -> dict[str, Any]:
+        if self.family.name in LANGUAGE:
+            return {"prompt": list(prompts)}
         distinct = list(dict.fromkeys(prompts))
         which = torch.tensor([distinct.index(prompt) for prompt in prompts])
         given = {name: value[which] for name, value in self.encode(distinct, clip_skip).items()}
@@ -356,21 +374,6 @@ def _opened(name, device, dtype, variant, revision, encoders, companion, given: 
     except (AssertionError, RuntimeError) as error:  # what torch raises where a device is not there
         raise ModelError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from None
     return Model(source.name, source.family, opened, source, companion=companion)
-
-
-def dtype_of(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    """The torch dtype of that name; None stays None. Raises ModelError."""
-    if isinstance(dtype, str):
-        found = getattr(torch, dtype, None)
-        if found not in (torch.float32, torch.float16, torch.bfloat16):
-            raise ModelError(f"dtype is float32, float16 or bfloat16, not {dtype!r}")
-        return found
-    return dtype
-
-
-def lowered(device: torch.device, precision: str | None) -> torch.autocast:
-    """Within the block products are made in "bfloat16" or "float16"; none given: as the weights are."""
-    return torch.autocast(device.type, dtype_of(precision or "bfloat16"), enabled=bool(precision))
 
 
 def _live(pipe: Any, name: str, encoders: tuple, companion: Any, device: Any, dtype: torch.dtype | None) -> Model:

@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
+from ..encoders.encoder import TextEncoder
 from ..errors import ModelError
 from ..families import FAMILIES, EncoderRow, Family, detect
 from . import standalone, tokenizers
-from .encoders import TextEncoder
 
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 T5_LENGTHS = {"sd3": 256, "flux": 512}  # max_sequence_length of the pipelines, their own default
@@ -171,7 +171,7 @@ def _file(path: Path, config: Path | None) -> Source:
         return Source(path.stem, path.parent, str(path), encoder_file=path, config=config)
     if config is None or not whole:
         raise ModelError(
-            f"{path.name} has weights alone: give config=FOLDER (--config), a folder in diffusers' layout "
+            f"{path.name} has weights alone: give refact.load(FILE, config=FOLDER), a folder in diffusers' layout "
             "(model_index.json, configs, tokenizers) of the same kind of model"
         )
     return Source(path.stem, config, str(config), checkpoint=path, config=config)
@@ -216,18 +216,12 @@ def tokenizer_of(component: str) -> str:
 
 
 def chosen(family: Family, encoders: Sequence[str]) -> list[EncoderRow]:
-    """The rows of the encoders asked for; (): of all CLIP encoders, or of a lone T5.
-
-    ModelError for a name that the family has not.
-    """
+    """The rows of the encoders asked for; (): of the family's usual ones, or of a lone T5. ModelError for a name it has
+    not."""
     rows = {row.name: row for row in family.encoders}
     if missing := [name for name in encoders if name not in rows]:
         raise ModelError(f"{family.title} has no text encoder {missing[0]!r} here; it has {', '.join(rows)}")
-    return (
-        [rows[name] for name in encoders]
-        or [row for row in rows.values() if row.kind == "clip"]
-        or list(family.encoders)
-    )
+    return [rows[name] for name in encoders] or family.encoders_edited or list(family.encoders)
 
 
 def read_encoders(source: Source, rows: Sequence[EncoderRow], dtype: torch.dtype) -> dict[str, TextEncoder]:
@@ -269,7 +263,7 @@ def _read_encoder(source: Source, family: Family, row: EncoderRow, dtype: torch.
 
 
 def length_of(family: Family, row: EncoderRow) -> int | None:
-    """Positions that the family's pipeline gives a T5; None: the tokenizer's own."""
+    """Positions that the family's pipeline gives a T5; None: the row's or the tokenizer's own."""
     return T5_LENGTHS.get(family.name) if row.kind == "t5" else None
 
 
@@ -277,7 +271,16 @@ def _read_tokenizer(source: Source, row: EncoderRow, module: Any) -> Any:
     if source.alone and not tokenizers.there(source.folder):  # a lone encoder that was saved without its tokenizer
         return standalone.tokenizer(source.name, row, source.config, module)
     words = source.folder if source.alone else source.folder / tokenizer_of(row.name)
+    if row.kind == "decoder":
+        return _named(source, tokenizer_of(row.name)).from_pretrained(words, local_files_only=True)
     return tokenizers.class_of(row.kind).from_pretrained(words, local_files_only=True)
+
+
+def _named(source: Source, part: str) -> Any:
+    """The class of transformers that a pipeline's model_index.json names for a part."""
+    import transformers
+
+    return getattr(transformers, source.json("model_index.json")[part][1])
 
 
 def _class(source: Source, row: EncoderRow) -> Any:
@@ -285,6 +288,8 @@ def _class(source: Source, row: EncoderRow) -> Any:
         from transformers.models.t5 import T5EncoderModel
 
         return T5EncoderModel
+    if row.kind == "decoder":
+        return _named(source, row.name)
     from transformers.models.clip import CLIPModel, CLIPTextModel, CLIPTextModelWithProjection
 
     index = {} if source.alone else source.json("model_index.json")

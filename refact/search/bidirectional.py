@@ -1,4 +1,4 @@
-"""What `suffix.py` is for CLIP, for T5, whose attention looks both ways: experimental, and slow by nature.
+"""What `suffix.py` is for CLIP, for T5, whose attention looks both ways: slow by nature.
 
 No row is a constant and no prefix is shared, so every row of every sentence is computed, and a key belongs to its
 sentence: the subject's key in one context is not the key in another.
@@ -13,9 +13,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..models import hooks
-from ..models.encoders import TextEncoder
-from .suffix import Sentence, Start
+from ..encoders import hooks
+from ..encoders.encoder import TextEncoder
+from .suffix import Start
+from .trie import Sentence
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,15 @@ class Whole:
     ids: Int[Tensor, "e c t"]
     subjects: Int[Tensor, "e c"]
     ends: Int[Tensor, "e c"]
+    rows: Int[Tensor, "e c s"] | None = None
 
     def select(self, which: Tensor) -> Whole:
         """The same for some of the edits."""
-        return replace(self, ids=self.ids[which], subjects=self.subjects[which], ends=self.ends[which])
+        rows = None if self.rows is None else self.rows[which]
+        return replace(self, ids=self.ids[which], subjects=self.subjects[which], ends=self.ends[which], rows=rows)
 
-    def __call__(self, offsets: Float[Tensor, "e d"]) -> tuple[None, Float[Tensor, "e c d"]]:
-        """No rows, and the mean of each sentence's states up to [EOS], under these offsets."""
+    def __call__(self, offsets: Float[Tensor, "e d"]) -> tuple[Tensor | None, Float[Tensor, "e c d"]]:
+        """The rows that are read, and the mean of each sentence's states up to [EOS], under these offsets."""
         count = self.ids.shape[1]
         every, at = torch.arange(self.subjects.numel()), self.subjects.flatten()
 
@@ -43,8 +46,11 @@ class Whole:
             return output + moved
 
         with hooks.replace(self.encoder.linear(self.layer), added):
-            states = self.encoder.tower(self.ids.flatten(0, 1))[0]
-        return None, self.encoder.pool(states, self.ends.flatten()).unflatten(0, self.ends.shape)
+            states = self.encoder.run(self.ids.flatten(0, 1))
+        pooled = self.encoder.pool(states, self.ends.flatten()).unflatten(0, self.ends.shape)
+        if self.rows is None:
+            return None, pooled
+        return states[every[:, None], self.rows.flatten(0, 1)].unflatten(0, self.ends.shape), pooled
 
 
 @torch.no_grad()
@@ -60,13 +66,17 @@ def start(encoder: TextEncoder, layer: int, edits: Sequence[Sequence[Sentence]])
     linear = encoder.linear(layer)
     after = encoder.layers[layer + 1] if layer + 1 < encoder.n_layers else encoder.tower.final_layer_norm
     with hooks.read(linear) as inputs, hooks.read(linear, "output") as outputs, hooks.read(after) as states:
-        encoder.tower(ids.flatten(0, 1))
+        encoder.run(ids.flatten(0, 1))
     rows, at = torch.arange(subjects.numel()), subjects.flatten()
     keys, values, reached = (seen[0][rows, at].unflatten(0, subjects.shape) for seen in (inputs, outputs, states))
     counts = [len(sentences) for sentences in edits]
     sizes = torch.stack([row[:n].norm(dim=1).mean() for row, n in zip(reached, counts)])
     own_keys, own_values = ([row[:n] for row, n in zip(part, counts)] for part in (keys, values))
-    return Start(Whole(encoder, layer, ids, subjects, ends), own_keys, own_values, sizes)
+    longest = max(len(s.rows) for sentences in filled for s in sentences)
+    read = [[[*s.rows, *s.rows[-1:] * (longest - len(s.rows))] for s in sentences] for sentences in filled]
+    seen = torch.tensor(read, device=encoder.device) if longest else None
+    places = [list(range(n)) for n in counts]
+    return Start(Whole(encoder, layer, ids, subjects, ends, seen), own_keys, own_values, sizes, places)
 
 
 @torch.no_grad()

@@ -10,11 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..edits import Edit
-from ..models.encoders import TextEncoder
+from ..encoders.encoder import TextEncoder
 from ..patch import Patch
+from .aligned import read_from
 from .readings import Reading, spaced
-from .sentences import every_key, sentences_of, starting
-from .suffix import Sentence
+from .sentences import PLAIN, every_key, sentences_of, starting
+from .trie import Sentence
 
 PROTECTED_AT_ONCE = 16  # prompts a trie; its mask is square
 
@@ -27,40 +28,59 @@ class Dropped:
     token: int
 
 
-def keys_of(encoder: TextEncoder, layer: int, edit: Edit, templates: Sequence[str]) -> Float[Tensor, "n d_in"]:
+def keys_of(
+    encoder: TextEncoder, layer: int, edit: Edit, templates: Sequence[str], filled: str = "prompt"
+) -> Float[Tensor, "n d_in"]:
     """An edit's distinct keys at a layer, over its wordings and contexts, float64."""
     plain = Reading(encoder, None)
-    begun = starting(encoder, layer, [sentences_of(encoder, plain, edit, templates)], plain.depth)
+    begun = starting(encoder, layer, [sentences_of(encoder, plain, edit, templates, filled)], plain)
     return begun.keys[0].double()
 
 
 def keys_of_patch(encoder: TextEncoder, layer: int, patch: Patch) -> Iterator[Tensor]:
     """The keys of a patch's edits at a layer, from the prompts that it records."""
-    templates = tuple(patch.record["method"].get("templates", ("{}",)))[: patch.record["method"].get("contexts", 1)]
+    how = patch.record["method"]
+    templates = tuple(how.get("templates", (PLAIN,)))[: how.get("contexts", 1)]
+    if how.get("with_bare"):
+        templates = tuple(dict.fromkeys((PLAIN, *templates)))
     for edit in patch.edits:
-        yield keys_of(encoder, layer, edit, templates)
+        yield keys_of(encoder, layer, edit, templates, how.get("filled", "prompt"))
 
 
-def token_keys(encoder: TextEncoder, layer: int, prompts: Sequence[str]) -> tuple[list[Dropped], Tensor]:
+def token_keys(
+    encoder: TextEncoder, layer: int, prompts: Sequence[str], empty: bool = True
+) -> tuple[list[Dropped], Tensor]:
     """The keys of the prompts' tokens, each prefix once: all 77 rows of the empty prompt, which guidance reads in
-    every picture; of the others all to [EOS] and some of the padding rows, where the generator gets those."""
-    tokens = encoder.tokenize(["", *prompts])
+    every picture, where it is asked for; of the others all to [EOS] and some of the padding rows, where the generator
+    gets those. What the frame of a language model writes before a prompt is held with the empty one."""
+    prompts = [*([""] if empty else []), *prompts]
+    if not prompts:
+        return [], torch.zeros(0, encoder.linear(layer).in_features, dtype=torch.float64)
+    tokens = encoder.tokenize(prompts)
     labels, rows, seen = [], [], set()
     for at in range(0, len(tokens.ids), PROTECTED_AT_ONCE):
         ids, ends = (t[at : at + PROTECTED_AT_ONCE].tolist() for t in (tokens.ids, tokens.ends))
-        group = [Sentence(tuple(row), 0, end) for row, end in zip(ids, ends)]
+        group = [_protected(encoder, row, end) for row, end in zip(ids, ends)]
         keys, paths = every_key(encoder, layer, group)
-        for prompt, sentence, path in zip(["", *prompts][at:], group, paths):
-            for position in _held_rows(encoder, sentence, prompt):
-                read = sentence.ids[: position + 1] if encoder.kind == "clip" else (prompt, position)
+        for prompt, sentence, path in zip(prompts[at:], group, paths):
+            for place, position in enumerate(_held_rows(encoder, sentence, prompt)):
+                read = (*sentence.ids[: position + 1], position) if encoder.causal else (prompt, position)
                 if read not in seen:
                     seen.add(read)
                     labels.append(Dropped(prompt, position))
-                    rows.append(keys[path[position]])
+                    rows.append(keys[path[place if encoder.kind == "decoder" else position]])
     return labels, torch.stack(rows).double()
 
 
+def _protected(encoder: TextEncoder, ids: list[int], end: int) -> Sentence:
+    if encoder.kind != "decoder":
+        return Sentence(tuple(ids), 0, end)
+    return read_from(encoder, ids, 0, end)
+
+
 def _held_rows(encoder: TextEncoder, sentence: Sentence, prompt: str) -> list[int]:
+    if encoder.kind == "decoder":
+        return list(sentence.rows)
     if not prompt and encoder.kind == "clip":
         return list(range(len(sentence.ids)))
     padding = spaced(sentence.end, len(sentence.ids)) if encoder.row.rows == "last" else []

@@ -10,10 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..encoders.encoder import TextEncoder
 from ..errors import EditError
-from ..models.encoders import TextEncoder
-from ..models.model import lowered
-from .suffix import Sentence, pooled
+from ..models.precision import lowered
+from .suffix import pooled
+from .trie import Sentence
 
 PADDING_ROWS = 8  # rows read from [EOS] on, evenly spaced: neighbours among them say nearly the same
 ALIKE = 64  # texts a trie, whose mask is square
@@ -91,8 +92,6 @@ def reading(encoder: TextEncoder, embedding: str, texts: Sequence[str], companio
     plain = Reading(encoder, projection)
     if embedding == "pooled":
         return plain
-    if encoder.kind == "t5":
-        raise EditError("of a T5 only the mean of its states can be compared: use embedding='pooled'")
     if embedding != "conditioning":
         raise EditError(f"embedding is 'pooled' or 'conditioning', not {embedding!r}")
     with torch.no_grad():

@@ -19,90 +19,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from .trie import Sentence, Trie, grow, slots_of, spread
+
 Tower = Any  # a CLIP text tower, on any layout that transformers has had
 Layer = Any  # a block of it
 Pair = tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True)
-class Sentence:
-    """Token ids up to the last row that is read, the row of the subject's last token, the rows to read."""
-
-    ids: tuple[int, ...]
-    subject: int
-    end: int  # the pooled [EOS]
-    rows: tuple[int, ...] = ()  # rows that a generator sees, for an objective on the conditioning
-
-
-@dataclass(frozen=True)
-class Trie:
-    """The sentences of one edit, one node a distinct prefix: constant nodes first, then those an edit reaches."""
-
-    ids: np.ndarray
-    positions: np.ndarray
-    sees: np.ndarray  # (nodes, nodes): whether the column is the row itself or before it
-    constants: int
-    edited: np.ndarray  # (nodes,) bool
-    paths: list[list[int]]  # each sentence's nodes
-
-
-def grow(sentences: Sequence[Sentence]) -> Trie:
-    """The trie of the sentences."""
-    children: dict[tuple[int, int], int] = {}
-    parents: list[int] = []
-    paths: list[list[int]] = []
-    for sentence in sentences:
-        node = -1
-        path: list[int] = []
-        for token in sentence.ids:
-            node = children.setdefault((node, token), len(children))
-            if node == len(parents):
-                parents.append(path[-1] if path else -1)
-            path.append(node)
-        paths.append(path)
-    tokens = np.array([token for _, token in children], dtype=np.int64)
-    edited = np.zeros(len(parents), dtype=bool)
-    edited[[path[s.subject] for s, path in zip(sentences, paths)]] = True
-    return _ordered(tokens, parents, edited, paths)
-
-
-def _ordered(tokens: np.ndarray, parents: list[int], edited: np.ndarray, paths: list[list[int]]) -> Trie:
-    count = len(parents)
-    sees, live = np.eye(count, dtype=bool), edited.copy()
-    positions = np.zeros(count, dtype=np.int64)
-    for node, parent in enumerate(parents):
-        if parent >= 0:
-            sees[node] |= sees[parent]
-            live[node] |= live[parent]
-            positions[node] = positions[parent] + 1
-    order = np.argsort(live, kind="stable")
-    place = np.argsort(order)
-    return Trie(
-        ids=tokens[order],
-        positions=positions[order],
-        sees=sees[order][:, order],
-        constants=int((~live).sum()),
-        edited=edited[order],
-        paths=[[int(place[node]) for node in path] for path in paths],
-    )
-
-
-def extent(sentences: Sequence[Sentence]) -> int:
-    """About how many rows of an edit's sentences it can change."""
-    return sum(sentence.end - sentence.subject + 1 for sentence in sentences)
-
-
-def grouped(sizes: Sequence[int], most: int) -> list[list[int]]:
-    """Indices in groups of at most `most`, whose sizes are so alike that a batch is at most half filling."""
-    groups: list[list[int]] = []
-    for at in sorted(range(len(sizes)), key=lambda i: sizes[i]):
-        last = groups[-1] if groups else []
-        whole = sum(sizes[i] for i in last) + sizes[at]
-        if last and len(last) < most and sizes[at] * (len(last) + 1) <= 2 * whole:
-            last.append(at)
-        else:
-            groups.append([at])
-    return groups
 
 
 @dataclass(frozen=True)
@@ -225,6 +146,7 @@ class Start:
     keys: list[Float[Tensor, "_ d_in"]]  # one row a distinct prefix up to the subject's last token
     values: list[Float[Tensor, "_ d_out"]]  # the MLP's output there
     sizes: Float[Tensor, " e"]  # the norm of the states that an offset is added to, mean over the edited rows
+    places: list[list[int]]  # of each sentence of each edit, which of the edit's rows is its own
 
 
 @torch.no_grad()
@@ -233,9 +155,9 @@ def start(tower: Tower, layer: int, edits: Sequence[Sequence[Sentence]], rows_de
     tries = [grow(sentences) for sentences in edits]
     device, dtype = tower.final_layer_norm.weight.device, tower.final_layer_norm.weight.dtype
     p, r = max(t.constants for t in tries), max(len(t.ids) - t.constants for t in tries)
-    slots = [_slots(t, p) for t in tries]
-    arrays = [_spread([getattr(t, f) for t in tries], slots, p + r) for f in ("ids", "positions", "edited")]
-    live = torch.from_numpy(_spread([np.ones(len(t.ids), dtype=bool) for t in tries], slots, p + r)).to(device)
+    slots = [slots_of(t, p) for t in tries]
+    arrays = [spread([getattr(t, f) for t in tries], slots, p + r) for f in ("ids", "positions", "edited")]
+    live = torch.from_numpy(spread([np.ones(len(t.ids), dtype=bool) for t in tries], slots, p + r)).to(device)
     mask = np.broadcast_to(np.eye(p + r, dtype=bool), (len(tries), p + r, p + r)).copy()
     for i, (t, slot) in enumerate(zip(tries, slots)):
         mask[i][np.ix_(slot, slot)] = t.sees
@@ -259,25 +181,14 @@ def start(tower: Tower, layer: int, edits: Sequence[Sequence[Sentence]], rows_de
     )
     at = [edited[i].nonzero().flatten() for i in range(len(tries))]
     own_keys, own_values, states = ([part[i, a] for i, a in enumerate(at)] for part in (keys, values, x))
-    return Start(suffix, own_keys, own_values, torch.stack([rows.norm(dim=1).mean() for rows in states]))
+    nodes = [[int(slot[p[s.subject]]) for s, p in zip(e, t.paths)] for e, t, slot in zip(edits, tries, slots)]
+    places = [[a.tolist().index(node) for node in own] for own, a in zip(nodes, at)]
+    return Start(suffix, own_keys, own_values, torch.stack([rows.norm(dim=1).mean() for rows in states]), places)
 
 
 def _embed(tower: Tower, ids: Tensor, positions: Tensor) -> Tensor:
     """The embeddings of a trie's nodes, of which there may be more than positions (so not by the module's forward)."""
     return tower.embeddings.token_embedding(ids) + tower.embeddings.position_embedding(positions)
-
-
-def _slots(trie: Trie, constants: int) -> np.ndarray:
-    """Where each node stands once constant nodes fill the first `constants` places."""
-    nodes = np.arange(len(trie.ids))
-    return np.where(nodes < trie.constants, nodes, nodes - trie.constants + constants)
-
-
-def _spread(arrays: list[np.ndarray], slots: list[np.ndarray], length: int) -> np.ndarray:
-    out = np.zeros((len(arrays), length), dtype=arrays[0].dtype)
-    for row, array, slot in zip(out, arrays, slots):
-        row[slot] = array
-    return out
 
 
 def _edited_layer(layer: Layer, x: Tensor, sees: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,45 +13,135 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..edits import Edit
+from ..encoders.encoder import TextEncoder
+from ..errors import EditError
 from ..models.corpus import captions
-from ..models.encoders import TextEncoder
 from ..models.model import Model
-from . import suffix, values
-from .readings import reading
-from .sentences import sentences_of, starting, templates_of
-from .targets import candidates, companion_of
+from . import suffix, trie, values
+from .aligned import Aligned, compared
+from .readings import Reading
+from .sentences import PLAIN, reading_for, searched_of, sentences_of, spoken, starting, templates_of
+from .targets import candidates, check_lengths, companion_of, picture_files
+
+ROWS = 640  # rows of a language model that are searched through together
+NO_CLAMP = 1e6  # times a state's size: no bound
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where one edit's change goes, float64: its distinct keys; the mean key k*; the key at which a value is exact."""
+
+    keys: Float[Tensor, "n d_in"]
+    mean: Float[Tensor, " d_in"]
+    at: Float[Tensor, " d_in"]
 
 
 @dataclass(frozen=True)
 class Wanted:
     """What the search found for the edits of one layer."""
 
-    keys: list[Float[Tensor, "_ d_in"]]  # an edit's distinct keys, float64
+    places: list[Places]
     offsets: Float[Tensor, "e d_out"]
     found: values.Found
+
+    @property
+    def keys(self) -> list[Float[Tensor, "_ d_in"]]:
+        """Each edit's distinct keys."""
+        return [place.keys for place in self.places]
 
 
 def search(method: Any, model: Model, encoder: TextEncoder, layer: int, edits: Sequence[Edit]) -> Wanted:
     """What each edit needs at this layer, found on the unedited encoder, `method.batch` edits at a time."""
+    check_lengths(encoder, edits)
     others = captions(method.negatives, seed=method.seed)
-    read = reading(encoder, method.embedding, others or captions(20), companion_of(model, method, edits, encoder))
-    read = replace(read, precision=method.autocast)
-    away = read.of_texts(others) if others else torch.zeros(0)
-    asked = [sentences_of(encoder, read, edit, templates_of(method)) for edit in edits]
-    groups = suffix.grouped([suffix.extent(sentences) for sentences in asked], method.batch)
-    keys: dict[int, Tensor] = {}
+    companion = companion_of(model, method, edits, encoder)
+    read = reading_for(encoder, method.embedding, others or captions(20), companion, layer)
+    compare = comparing(method, model, read, others)
+    edits = spoken(method, edits)
+    asked = [sentences_of(encoder, read, edit, searched_of(method), method.filled) for edit in edits]
+    placed: dict[int, tuple[Places, Tensor]] = {}
     parts = []
+    groups = groups_of(encoder, asked, method.batch)
     for group in groups:
         sentences, these = [asked[at] for at in group], [edits[at] for at in group]
-        begun = starting(encoder, layer, sentences, read.depth)
-        compared = candidates(model, read, these, templates_of(method), away, method.gap)
+        begun = starting(encoder, layer, sentences, read)
+        forward, candidates = compare(begun.suffix, these, sentences)
         scale, how = scale_of(method, begun), search_of(method, edits)
-        keys |= {at: k.double() for at, k in zip(group, begun.keys)}
+        placed |= {at: places_of(method, begun, number) for number, at in enumerate(group)}
         with frozen(encoder.module, read.projection):
-            parts.append(values.find(begun.suffix, read.of_states, compared, scale, encoder.width, how))
+            label = f"search in {encoder.name}, {len(these)} of {len(edits)} facts"
+            wanted = (forward, read.of_states, candidates, scale, encoder.width, how)
+            parts.append(values.find(*wanted, progress=model.progress, label=label))
     order = [at for group in groups for at in group]
     found = values.Found.of_all(parts).at(sorted(range(len(order)), key=order.__getitem__))
-    return Wanted([keys[at] for at in range(len(edits))], found.offsets.double(), found)
+    places, shifts = zip(*(placed[at] for at in range(len(edits))))
+    return Wanted(list(places), found.offsets.double() + torch.stack(shifts), found)
+
+
+def _away(model: Model, method: Any, read: Reading, others: Sequence[str]) -> Tensor:
+    """Features of what to stay away from: unrelated texts, and the pictures of `method.away`."""
+    pictures = [model.image_features(picture_files(method.away, "away"))] if method.away else []
+    found = [*([read.of_texts(others)] if others else []), *pictures]
+    return torch.cat(found) if found else torch.zeros(0)
+
+
+def places_of(method: Any, begun: suffix.Start, number: int) -> tuple[Places, Float[Tensor, " d_out"]]:
+    """Where the change of the edit of that number goes, and what is to be added to what its search finds.
+
+    The mean key counts each sentence (as published), however many have the same key. A value is v0 + d, with v0 the
+    output at `method.first_context`; written at a key whose own output is another, the change is v0 + d less that.
+    """
+    contexts, own = searched_of(method), begun.places[number]
+    keys, outputs = begun.keys[number].double(), begun.values[number].double()
+    counted = [row for i, row in enumerate(own) if contexts[i % len(contexts)] in templates_of(method)]
+    mean, here = keys[counted].mean(0), outputs[counted].mean(0)
+    at = mean
+    if method.exact_at == "prompt":
+        row = own[_among(contexts, PLAIN, "exact_at='prompt'")]
+        at, here = keys[row], outputs[row]
+    elif method.exact_at != "mean":
+        raise EditError(f"exact_at is 'mean' or 'prompt', not {method.exact_at!r}")
+    shift = torch.zeros_like(here)
+    if method.first_context and method.write == "value":
+        shift = outputs[own[_among(contexts, method.first_context, "first_context")]] - here
+    return Places(keys, mean, at), shift
+
+
+def _among(contexts: Sequence[str], context: str, what: str) -> int:
+    if context not in contexts:
+        raise EditError(f"{what} needs {context!r} among the contexts of the search: {', '.join(map(repr, contexts))}")
+    return contexts.index(context)
+
+
+@torch.no_grad()
+def places_again(method: Any, encoder: TextEncoder, layer: int, edit: Edit) -> Places:
+    """Where an edit's change goes, without a search."""
+    (edit,) = spoken(method, [edit])
+    plain = Reading(encoder, None)
+    sentences = sentences_of(encoder, plain, edit, searched_of(method), method.filled)
+    return places_of(method, starting(encoder, layer, [sentences], plain), 0)[0]
+
+
+Comparing = Callable[[Any, Sequence[Edit], Sequence], tuple[values.Forward, values.Candidates]]
+
+
+def comparing(method: Any, model: Model, read: Reading | Aligned, others: Sequence[str]) -> Comparing:
+    """What gives, for a forward of edits and their sentences, the forward to use and what it is compared with."""
+    if isinstance(read, Aligned):
+        away = others if method.objective == "contrastive" else ()
+        return partial(compared, read, templates=searched_of(method), others=away)
+    plain = replace(read, precision=method.autocast)
+    far = _away(model, method, plain, others)
+    return lambda forward, edits, _: (forward, candidates(model, method, plain, edits, far))
+
+
+def groups_of(encoder: TextEncoder, asked: Sequence[Sequence[trie.Sentence]], most: int) -> list[list[int]]:
+    """Edits that are searched for together; rows of a language model are one batch, whose mask is square."""
+    sizes = [trie.extent(sentences) for sentences in asked]
+    if encoder.kind == "decoder":
+        most = min(most, max(1, ROWS // max(sizes)))
+        return [list(range(at, min(at + most, len(sizes)))) for at in range(0, len(sizes), most)]
+    return trie.grouped(sizes, most)
 
 
 @contextmanager
@@ -80,7 +171,17 @@ def search_of(method: Any, edits: Sequence[Edit]) -> values.Search:
 
 def scale_of(method: Any, begun: suffix.Start) -> values.Scale:
     """Rates and bounds: as the paper's code has them, or in units of the states that the offset is added to."""
-    norms = torch.stack([v.norm(dim=1).mean() for v in begun.values])
+    norms = norms_of(method, begun)
     size = begun.sizes if method.relative else norms
     rates = begun.sizes / begun.values[0].shape[1] ** 0.5 if method.relative else torch.ones_like(norms)
-    return values.Scale(norms, method.learning_rate * rates, method.clamp * size)
+    if not method.clamp and method.optimiser == "lbfgs":
+        raise EditError("lbfgs measures its steps by the clamp: with clamp=0 use optimiser='adam'")
+    return values.Scale(norms, method.learning_rate * rates, (method.clamp or NO_CLAMP) * size)
+
+
+def norms_of(method: Any, begun: suffix.Start) -> Float[Tensor, " e"]:
+    """||v0||: of the output at `method.first_context` where one is named, else the mean over the distinct keys."""
+    if not method.first_context:
+        return torch.stack([v.norm(dim=1).mean() for v in begun.values])
+    at = _among(searched_of(method), method.first_context, "first_context")
+    return torch.stack([v[places[at]].norm() for v, places in zip(begun.values, begun.places)])

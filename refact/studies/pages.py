@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from html import escape
 from pathlib import Path
 
 from ..evidence import metrics, plots
 from ..evidence.plots import Point
 from ..evidence.report import figure
+from ..evidence.results import read_json
+from ..trust.runs import quality as quality_form
 from . import quality, scaling
 
 
 def quality_section(folder: Path) -> str:
     """The quality study's table."""
-    form, name = json.loads((folder / quality.FILE).read_text()), folder.name
+    path, name = folder / quality.FILE, folder.name
+    form = quality_form(read_json(path, "the study writes it again"), str(path), tuple(metrics.SHOWN))
     rows = "".join(
         f"<tr><th>{escape(label)}</th>"
         + "".join(f"<td>{scale * scores[k]:.2f}</td>" for k, (_, scale) in metrics.SHOWN.items())

@@ -1,6 +1,6 @@
-"""Cases for the studies beyond single prompts: concepts by layer, two things in a prompt, facts that hang together.
+"""Cases beyond single prompts: concepts by layer, two things in a prompt, facts that depend on each other.
 
-They are lists of `Case`, to be run like any benchmark: `benchmark.run(companions(cases), model, methods, out)`.
+They are lists of `Case`, to be run like any benchmark: `bench.run(companions(cases), model, methods, out)`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def companions(cases: Iterable[Case], things: Sequence[str] = COMPANIONS) -> lis
 
 
 def relations(cases: Iterable[Case], world: Mapping) -> list[Case]:
-    """What else changes with a role's fact: three cases an edit, of kinds "two-step", "inverse" and "sibling".
+    """Cases that ask what else changes with a role: for each edit a "two-step", an "inverse" and a "sibling" case.
 
     "the national animal of Canada" -> a penguin:
     two-step  the role's holder named by another of its facts, "... of the country whose national flower is ..."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -10,15 +11,18 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import DataError
 from ..evidence import metrics
-from ..evidence.bench import begin, folder_name, opened, write
+from ..evidence.bench import begin, folder_name, opened
 from ..evidence.judge import Judge
 from ..progress import Progress, plainly
+from ..trust.disk import alone, write
 from .variants import TARGET_SEED
 
 FILE = "quality.json"  # of the study's folder
 
 
+@alone
 def quality(
     model: Any,
     captions: Sequence[str],
@@ -75,19 +79,25 @@ def _drawer(
         for at in progress(range(0, len(captions), batch), label, -(-len(captions) // batch)):
             path = out / "features" / f"{folder_name(label)}-{at}.npy"
             if not path.is_file():
-                path.parent.mkdir(exist_ok=True)
                 made = model.generate(list(captions[at : at + batch]), [seed], **drawing)
                 _save(path, judge.of_images([p.image for p in made]))
-            parts.append(np.load(path))
+            parts.append(_load(path))
         return np.concatenate(parts)
 
     return draw
 
 
 def _save(path: Path, rows: np.ndarray) -> None:
-    beside = path.with_suffix(".tmp.npy")
-    np.save(beside, rows)
-    beside.replace(path)
+    content = io.BytesIO()
+    np.save(content, rows)
+    write(path, content.getvalue())
+
+
+def _load(path: Path) -> np.ndarray:
+    try:
+        return np.load(path)
+    except (ValueError, EOFError, OSError) as error:
+        raise DataError(f"{path} cannot be read ({error}): delete it, and its pictures are drawn again") from None
 
 
 def _folder(judge: Judge, folder: Path) -> np.ndarray:

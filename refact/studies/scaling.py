@@ -25,17 +25,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..edits import Edit, distinct
+from ..encoders.encoder import TextEncoder
 from ..errors import RefactError
-from ..evidence.bench import begin, folder_name, write
+from ..evidence.bench import begin, folder_name
 from ..evidence.cases import Probe, hints
 from ..evidence.judge import Judge
 from ..evidence.metrics import SHOWN, clip_score, fid
 from ..evidence.provenance import form_of
+from ..evidence.results import read_json
 from ..models.corpus import captions
-from ..models.encoders import TextEncoder
 from ..models.model import Model
 from ..patch import Patch
 from ..progress import Progress, plainly
+from ..trust import disk
+from ..trust.runs import rows as rows_of
+from ..verification import source_of
 
 WAYS = ("at once", "in sequence", "alone")
 STEPS = 20  # patches that a sequence is made of, at most
@@ -105,18 +109,19 @@ def reworded(world: Mapping, facts: Sequence[Edit]) -> list[list[Probe]]:
     by_id, found = {c["id"]: c for c in world["concepts"]}, []
     for i, fact in enumerate(facts):
         place = world["places"][i % len(world["places"])]
-        meant = (fact.old or fact.prompt, str(fact.new), str(fact.new))
+        meant = (source_of(fact), str(fact.new), str(fact.new))
         texts = [(wording, *meant) for wording in by_id[fact.name]["wordings"][1:]]
         found.append([Probe(*(f"{text} {place}" for text in row)) for row in texts])
     return found
 
 
 def things(world: Mapping) -> list[str]:
-    """Prompts that are about none of `roles`: every thing alone, and at some places."""
+    """Prompts that no fact of `roles` is about: every thing alone, and at some places."""
     names = [c["wordings"][0] for c in world["concepts"] if c["kind"] == "object"]
     return names + [f"{name} {place}" for place in world["places"][:4] for name in names]
 
 
+@disk.alone
 def scale(
     model: Model,
     facts: Sequence[Edit],
@@ -165,7 +170,7 @@ def scale(
         rows.append(row)
         for number, patch in enumerate(patches if keep else ()):
             patch.save(path.parent / f"{folder_name(name)}-{folder_name(way)}-{count}-{number}.safetensors")
-        write(path, json.dumps([asdict(row) for row in rows], indent=1).encode())
+        disk.write(path, json.dumps([asdict(row) for row in rows], indent=1).encode())
     return rows
 
 
@@ -219,7 +224,7 @@ def at_once(model: Model, facts: Sequence[Edit], method: Any) -> list[Patch]:
 
 
 def alone(model: Model, facts: Sequence[Edit], method: Any) -> list[Patch]:
-    """A patch for each fact, none knowing of the others."""
+    """A patch for each fact, made on the unedited model without regard to the others."""
     return [method(model, [fact]) for fact in facts]
 
 
@@ -274,7 +279,7 @@ def _texts(
 
 
 def _probe(fact: Edit) -> Probe:
-    return Probe(fact.prompt, fact.prompt if fact.old is None else fact.old, str(fact.new), str(fact.new))
+    return Probe(fact.prompt, source_of(fact), str(fact.new), str(fact.new))
 
 
 @dataclass(frozen=True)
@@ -330,7 +335,8 @@ def _active(model: Model, patches: Sequence[Patch]) -> ExitStack:
 
 def read(folder: str | Path) -> list[Row]:
     """The rows of a study's folder."""
-    return [Row(**form) for form in json.loads((Path(folder) / FILE).read_text())]
+    path = Path(folder) / FILE
+    return rows_of(Row, read_json(path, "its rows are made again"), str(path))
 
 
 SHARES = {  # the columns of a table, and what is drawn as a curve

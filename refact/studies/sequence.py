@@ -27,8 +27,10 @@ from ..evidence.judge import Judge
 from ..evidence.provenance import settings_of
 from ..evidence.strict import Names
 from ..progress import Progress, plainly
+from ..trust.disk import alone
 
 
+@alone
 def sequence(
     data: Any,
     model: Any,

@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..encoders.encoder import TextEncoder
+from ..encoders.hooks import read, replace
 from ..errors import EditError
-from ..models.encoders import TextEncoder
-from ..models.hooks import read, replace
 from ..search import objectives
 
 PARTS = {
@@ -78,7 +78,7 @@ def trace(
 
 
 def _asker(encoder: TextEncoder, prompt: str, compared: Tensor, samples: int) -> Callable[[], float]:
-    """What gives the mean probability of the first of `compared`, under the hooks of the moment."""
+    """A function that returns the mean probability of the first of `compared`, under whatever hooks are active."""
 
     def ask() -> float:
         found = encoder.embed([prompt] * samples)

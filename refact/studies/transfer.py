@@ -17,7 +17,7 @@ NOISES = (0.003, 0.01, 0.03, 0.1)
 
 @dataclass(frozen=True)
 class Carried:
-    """What became of a patch's facts on one perturbed encoder. Shares are of 1."""
+    """How well a patch's facts hold on one perturbed encoder. Shares are fractions of 1."""
 
     noise: float  # of each weight matrix, relative to its norm
     apart: float  # how far the facts' prompts moved by the noise alone, relative change of the conditioning
@@ -47,7 +47,7 @@ def transfer(model: Model, patch: Patch, noises: Sequence[float] = NOISES, seed:
 
 @contextmanager
 def perturbed(model: Model, noise: float, seed: int = 0) -> Iterator[None]:
-    """Within the block every matrix of the model's encoders has noise of this size, relative to its own norm."""
+    """A context in which every matrix of the model's encoders has noise of this size, relative to its own norm."""
     matrices = [w for encoder in model.encoders.values() for w in encoder.module.parameters() if w.dim() == 2]
     random = torch.Generator().manual_seed(seed)
     stash = [w.data for w in matrices]

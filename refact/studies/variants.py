@@ -30,7 +30,7 @@ TARGET_SEED = 1_000_000  # of pictures that stand for a target: far from any see
 
 @dataclass(frozen=True)
 class ByPictures:
-    """A method that is told its target by pictures: the unedited model's own, of the target's text (Appendix A)."""
+    """A method whose targets are pictures, which the unedited model draws of each target's text (Appendix A)."""
 
     method: Any
     pictures: int = 4
@@ -47,7 +47,7 @@ class ByPictures:
 
 @dataclass(frozen=True)
 class Unaided:
-    """A method that is told the fact alone: no other wordings of the subject, no prompts to protect."""
+    """A method that is given the fact alone, without aliases and without protected prompts."""
 
     method: Any
 

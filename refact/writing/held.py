@@ -12,9 +12,9 @@ from torch import Tensor
 
 from .. import solve
 from ..edits import Edit, distinct
+from ..encoders.encoder import TextEncoder
 from ..errors import EditError
 from ..models import covariance
-from ..models.encoders import TextEncoder
 from ..models.model import Model
 from ..patch import Patch
 from ..search.keys import Dropped, keys_of_patch, token_keys
@@ -22,6 +22,7 @@ from ..search.wanted import Wanted
 from .loop import Searcher, Written, one_layer
 
 
+@torch.inference_mode(False)  # gradients are taken, also where the caller has turned them off
 def refact(
     method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[Patch] = (), searched: Searcher | None = None
 ) -> Patch:
@@ -55,9 +56,9 @@ def covariance_of(method: Any, model: Model, encoder: TextEncoder, layer: int) -
     if not method.covariance:
         return torch.eye(encoder.linear(layer).in_features, dtype=torch.float64), {"corpus": None}
     corpus = method.corpus or model.corpus
-    how = {"tokens": method.tokens, "padding": method.padding, "rarity": method.rarity}
-    seen = covariance.obtain(encoder, layer, corpus=corpus, **how)
-    record = how | {"hash": seen.hash(), "tokens": seen.tokens, "corpus": seen.corpus}
+    how = {"tokens": method.tokens, "padding": method.padding, "rarity": method.rarity, "cut": method.cut}
+    seen = covariance.obtain(encoder, layer, corpus=corpus, count=method.texts, **how, progress=model.progress)
+    record = how | {"texts": method.texts, "hash": seen.hash(), "tokens": seen.tokens, "corpus": seen.corpus}
     return seen.shrunk(method.shrink), record | {"shrink": method.shrink}
 
 
@@ -70,9 +71,9 @@ def prior_of(method: Any, model: Model, encoder: TextEncoder, layer: int) -> tup
 def protect(
     method: Any, encoder: TextEncoder, layer: int, edits: Sequence[Edit], onto: Sequence[Patch], keys, prior
 ) -> tuple[solve.Prior, list[Dropped]]:
-    """The prior that holds the empty prompt, every `preserve` prompt and the facts of earlier patches."""
+    """The prior that holds the empty prompt (unless told not to), `preserve` prompts and earlier patches' facts."""
     kept = [p for edit in edits for p in (*edit.preserve, *(ends_of(edit) if method.keep_ends else ()))]
-    labels, rows = token_keys(encoder, layer, list(dict.fromkeys(kept)))
+    labels, rows = token_keys(encoder, layer, list(dict.fromkeys(kept)), method.hold_empty)
     for patch in onto:
         earlier = torch.cat(list(keys_of_patch(encoder, layer, patch)))
         rows, labels = torch.cat([rows, earlier]), labels + [Dropped(", ".join(patch.names), 0)] * len(earlier)
@@ -88,6 +89,9 @@ def ends_of(edit: Edit) -> list[str]:
 def write(method: Any, wanted: Wanted, prior: solve.Prior) -> tuple[solve.Solution, Tensor]:
     """The right factor, and what share of each edit's offset each key should get."""
     keys = written_keys(method, wanted)
+    if method.write == "value" and not method.ridge and (method.exact_at == "prompt" or method.inverse == "float32"):
+        at = torch.stack([place.at for place in wanted.places])
+        return solve.oblique(at, keys, prior, method.inverse), torch.eye(len(at), dtype=torch.float64)
     groups = torch.eye(len(wanted.keys), dtype=torch.float64, device=keys.device)
     if method.write == "offset":
         groups = groups.repeat_interleave(torch.tensor([len(k) for k in wanted.keys], device=keys.device), 0)
@@ -100,4 +104,4 @@ def written_keys(method: Any, wanted: Wanted) -> Tensor:
     """The keys (n, d_in) that the closed form is given: each context's, or each edit's mean."""
     if method.write not in ("value", "offset"):
         raise EditError(f"write is 'value' or 'offset', not {method.write!r}")
-    return torch.cat(wanted.keys) if method.write == "offset" else torch.stack([k.mean(0) for k in wanted.keys])
+    return torch.cat(wanted.keys) if method.write == "offset" else torch.stack([p.mean for p in wanted.places])

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from .. import __version__, solve
 from ..edits import Edit
+from ..encoders.encoder import TextEncoder
 from ..errors import EditError
-from ..models.encoders import TextEncoder
 from ..models.model import Model
 from ..patch import Patch
 from ..search.keys import Dropped
@@ -49,8 +49,9 @@ def one_layer(method: Any, model: Model, edits: list[Edit], writer: Writer, sear
         site, written = encoder.site(layer), writer(encoder, layer, wanted)
         factors[site] = (wanted.offsets.T.float().contiguous(), written.solution.right.float())
         used[site] = written.covariance
+        sent = {"reaches": encoder.reached(layer)} if encoder.kind == "decoder" else {}
         for log, entry in zip(logs, entries(wanted, written, layer)):
-            log[site] = entry
+            log[site] = entry | sent
     return patch_of(method, model, edits, factors, logs, used)
 
 
@@ -58,16 +59,18 @@ def chosen(model: Model, names: Sequence[str], t5: bool = False) -> list[TextEnc
     """The encoders of these names, T5 among them where the method can; every CLIP encoder when none is named."""
     if missing := [name for name in names if name not in model.encoders]:
         raise EditError(f"{model.name} has no text encoder {missing[0]!r}; it has {', '.join(model.encoders)}")
-    picked = [model.encoders[n] for n in names] or [e for e in model.encoders.values() if e.kind == "clip"]
-    if not t5 and (others := [encoder.name for encoder in picked if encoder.kind == "t5"]):
-        raise EditError(f"{others[0]} is a T5, which only ReFACT and AlphaEdit edit, as an experiment")
+    clips = [e for e in model.encoders.values() if e.kind == "clip"]
+    picked = [model.encoders[n] for n in names] or clips or list(model.encoders.values())
+    if not t5 and (others := [encoder for encoder in picked if encoder.kind != "clip"]):
+        kind = {"t5": "a T5", "decoder": "a language model"}[others[0].kind]
+        raise EditError(f"{others[0].name} is {kind}, which only ReFACT and AlphaEdit edit")
     return [encoder.in_float32() for encoder in picked]
 
 
 def chosen_layer(model: Model, encoder: TextEncoder, layer: int | None) -> int:
     """The layer asked for, if it can matter; else the model's own default, else 7 of 12 by depth (paper, RoAD)."""
     if layer is None:
-        layer = model.defaults.get("layer", round(encoder.n_layers * 7 / 12))
+        layer = model.defaults.get("layer", encoder.usual_layer)
     encoder.check_layer(layer)
     return layer
 

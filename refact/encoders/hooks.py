@@ -1,4 +1,4 @@
-"""Look at what a module gets or gives, or put something else there. The only file that registers a hook."""
+"""Read a module's input or output, or replace its output. The only file that registers hooks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _tensor(value: Tensor | tuple) -> Tensor:
 
 @contextmanager
 def read(module: nn.Module, which: str = "input", stop: bool = False) -> Iterator[list[Tensor]]:
-    """A list that grows by the module's input (or "output") at each call; stop: leave the pass right there.
+    """A list to which each call of the module adds its input (or "output"); stop: end the forward pass there.
 
     With stop=True the caller's forward raises nothing: the block ends when `Stop` reaches it, so nothing
     may stand in the block after the forward.
@@ -53,6 +53,20 @@ def replace(module: nn.Module, fn: Callable[[Tensor, Tensor], Tensor]) -> Iterat
         return new if isinstance(output, Tensor) else (new, *output[1:])
 
     handle = module.register_forward_hook(after)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def given(module: nn.Module, fn: Callable[[dict], dict]) -> Iterator[None]:
+    """Within the block the module gets fn(its keyword arguments) for keyword arguments."""
+
+    def before(_: nn.Module, args: tuple, more: dict) -> tuple[tuple, dict]:
+        return args, fn(more)
+
+    handle = module.register_forward_pre_hook(before, with_kwargs=True)
     try:
         yield
     finally:

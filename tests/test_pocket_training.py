@@ -1,0 +1,177 @@
+"""The pocket's training: every part steps, goes on bit for bit, travels in pieces, and leaves as a stock pipeline."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+import refact
+from pocket import __main__ as driver
+from pocket import autoencoder, card, clip, evaluate, export, judge, pack, tokenizer, training, unet
+from refact import pocket as shipped
+
+TINY = 0.003  # of a GPU's batch: two or three scenes
+PARTS: dict[str, Callable[[training.Given], training.Part]] = {
+    "clip": clip.Clip,
+    "judge": judge.part,
+    "autoencoder": autoencoder.Autoencoder,
+    "decoder": autoencoder.Decoder,
+    "unet": lambda given: unet.Unet(given, pool=4),
+}
+
+
+def given(steps: int) -> training.Given:
+    return training.Given(torch.device("cpu"), steps=steps, batch=TINY)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with checkpoints of all parts after three steps; the shipped tokenizer spares making one."""
+    folder = tmp_path_factory.mktemp("pocket")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POCKET_GLYPHS", "drawn")
+        patch.setattr(training, "WORK", folder)
+        patch.setattr(tokenizer, "folder", lambda: shipped.path() / "tokenizer")
+        tokenizer.load.cache_clear()
+        for make in PARTS.values():
+            training.train(make(given(3)), given(3))
+        yield folder
+    tokenizer.load.cache_clear()
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_that_was_stopped_goes_on_bit_for_bit(name: str, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    straight = training.load(name)
+    kept = (work / f"{name}.pt").rename(work / f"{name}.kept")
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Clock, "over", lambda clock: clock.step >= 2)
+        training.train(PARTS[name](given(3)), given(3))
+    assert training.load(name)["step"] == 2
+    again = training.train(PARTS[name](given(3)), given(3)).form()
+    kept.rename(work / f"{name}.pt")
+    assert again["step"] == straight["step"] == 3
+    for one, other in zip(again["players"].values(), straight["players"].values()):
+        assert all(torch.equal(one[key], other[key]) for key in other)
+    assert all(torch.equal(again["average"][key], straight["average"][key]) for key in straight["average"])
+
+
+def test_batches_of_other_processes_are_the_same_in_the_same_order(work: Path) -> None:
+    part = clip.Clip(given(3))
+    alone, beside = (list(training.batches(part.batch, range(3), workers)) for workers in (0, 2))
+    for one, other in zip(alone, beside):
+        assert all(np.array_equal(a["rows"], b["rows"]) for a, b in zip(one, other))
+        assert all(np.array_equal(a["asked"]["ids"], b["asked"]["ids"]) for a, b in zip(one, other))
+
+
+def test_the_rate_rises_falls_and_follows_the_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(training.time, "monotonic", lambda: now[0])
+    clock = training.Clock(training.Given(torch.device("cpu"), minutes=2, planned=4, began=100.0), step=1000, before=60)
+    assert clock.rate(1.0) == pytest.approx(0.01 + 0.99 * 0.5 * (1 + 2**-0.5))
+    now[0] += 120
+    assert clock.over()
+    assert clock.progress() == pytest.approx(0.75)
+    early = training.Clock(training.Given(torch.device("cpu"), steps=10_000))
+    assert early.rate(1.0) < 0.02
+
+
+def test_losses_fall(work: Path) -> None:
+    """Forty steps on one batch: what is minimised can be minimised."""
+    torch.manual_seed(0)
+    part = judge.part(given(40))
+    part.name = "overfitted"
+    batch = training.moved(part.batch(0), torch.device("cpu"))
+    state = training.State(part, given(40))
+    seen = [sum(float(loss) for loss in state.advance(batch).values()) for _ in range(40)]
+    assert np.mean(seen[-5:]) < 0.7 * np.mean(seen[:5])
+
+
+def test_loss_weights_are_min_snr_plus_one() -> None:
+    noise_of = unet.DDPMScheduler(**unet.NOISE)
+    times = torch.tensor([0, 300, 999])
+    kept = noise_of.alphas_cumprod[times].double()
+    snr = kept / (1 - kept)
+    wanted = (snr.clamp(max=5) + 1) / (snr + 1)
+    assert torch.allclose(unet.weight_of(times, noise_of).double(), wanted, rtol=1e-3)
+    assert unet.weight_of(times, noise_of)[2] == 1
+
+
+def test_checkpoints_travel_in_pieces(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pack, "PIECE", 4 * 2**20)
+    pieces = pack.close(tmp_path / "pieces")
+    assert len(pieces) > 2
+    assert all(piece.stat().st_size <= pack.PIECE for piece in pieces)
+    before = {name: training.load(name) for name in PARTS}
+    assert pack.unpack(tmp_path / "pieces") == {}
+    monkeypatch.setattr(training, "WORK", tmp_path / "elsewhere")
+    assert pack.unpack(tmp_path / "pieces") == dict.fromkeys(PARTS, 3)
+    for name, found in before.items():
+        made = training.load(name)
+        assert made["kept"] == found["kept"]
+        assert all(torch.equal(made["average"][key], w.half().float()) for key, w in found["average"].items())
+    state = training.train(PARTS["unet"](given(4)), given(4))
+    assert (state.clock.step, state.clock.fresh) == (4, 3)
+
+
+def test_an_export_is_a_stock_pipeline(work: Path, tmp_path: Path) -> None:
+    assert export.write(tmp_path) < export.MOST
+    pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "pocket")
+    pipe.set_progress_bar_config(disable=True)
+    made = pipe("a dog on the beach", num_inference_steps=1, height=128, width=128, output_type="np").images
+    assert made.shape == (1, 128, 128, 3)
+    assert json.loads((tmp_path / "world.json").read_text(encoding="utf-8"))["version"] == 4
+    assert len(list(tmp_path.glob("pocket-*.csv"))) == 8
+    model = refact.load(tmp_path / "pocket")
+    assert model.generate("a dog", [0], steps=1)[0].image.size == (128, 128)
+
+
+def test_nothing_is_exported_before_everything_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "WORK", tmp_path / "nothing")
+    monkeypatch.setattr(tokenizer, "folder", lambda: shipped.path() / "tokenizer")
+    with pytest.raises(SystemExit, match="train clip first"):
+        export.write(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_gives_its_parts_their_minutes(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = [driver.minutes_of(0, part, 10.0, False) for part in driver.WAVES[0]]
+    assert sum(alone) == pytest.approx(10.0 - driver.RESERVE)
+    assert driver.minutes_of(1, "unet", 10.0, True) == pytest.approx(10.0 - driver.RESERVE)
+    spent = training.load("unet")["seconds"] / 60
+    assert driver.planned(1, "unet", 10.0, True) == pytest.approx(spent + 2 * (10.0 - driver.RESERVE))
+    asked = argparse.Namespace(device="cpu", minutes=10.0, compiled="unet")
+    words = driver.command(1, "decoder", asked, False)
+    assert words[2:4] == ["pocket.autoencoder", "--decoder-only"]
+    assert "--compiled" not in words
+    assert "--compiled" in driver.command(1, "unet", asked, False)
+
+
+def test_questions_put_the_right_answer_first(work: Path) -> None:
+    asked = evaluate.questions(training.rng_of("questions"), 0.01)
+    assert asked.keys() == evaluate.GOALS.keys() - {"judge on rendered scenes"}
+    for questions in asked.values():
+        for question in questions:
+            assert all(len(set(choice)) == len(choice) for choice in question.choices)
+            assert all(choice[0] == evaluate.canonical(question.scene) for choice in question.choices)
+    assert len(asked["things"][0].choices[0]) == len(evaluate.names())
+
+
+def test_the_card_has_no_figure_of_its_own(work: Path) -> None:
+    found = dict.fromkeys(evaluate.GOALS, 0.5) | {
+        "16 pictures, s": 2.0,
+        "threads": 2,
+        "seeds": 1,
+        "share of concepts": 1.0,
+    }
+    text = card.text(found, {"layer 3": {"role": {"held": 1.0}}}, "nothing in particular")
+    assert "| things | 50.0 % | 93.0 % |" in text
+    assert "$" not in text
+    with pytest.raises(KeyError):
+        card.text({key: value for key, value in found.items() if key != "things"}, {}, "nothing")
