@@ -116,6 +116,6 @@ def _rename_extra(file: Path) -> None:
 def _same(tokenizer: Any, source: Path) -> bool:
     try:
         read = type(tokenizer).from_pretrained(source, local_files_only=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError) as error:  # KeyError: JSON without its parts
         raise ModelError(f"the tokenizer's folder {source} cannot be read any more: {error}") from None
     return read.get_vocab() == tokenizer.get_vocab()
