@@ -431,7 +431,7 @@ def test_the_version_and_one_fact(refact, canada):
         ("refact", "layer", -1),
         ("refact", "seed", -1),
         ("refact", "corpus", "x" * 5000),
-        ("memit", "depth", 0),
+        ("memit", "depth", -1),
         ("alphaedit", "share", 2.0),
         ("time", "strength", float("inf")),
         ("uce", "keep", 10**400),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_doc import Doc
 
 from ..edits import Edit
+from .settings import check
 
 if TYPE_CHECKING:
     from ..models.model import Model
@@ -28,6 +29,9 @@ class DiffQuickFix:
     encoders: Annotated[tuple[str, ...], Doc("Text encoders that are edited; by default every CLIP encoder.")] = ()
     strength: Annotated[float, Doc("Ridge towards the old matrix, relative to the keys' mean square length.")] = 0.01
     aliases: Annotated[bool, Doc("Whether an edit's other wordings are pairs too (not in the paper).")] = True
+
+    def __post_init__(self) -> None:
+        check(self)
 
     def __call__(self, model: Model, edits: Sequence[Edit], onto: Sequence[Patch] = ()) -> Patch:
         """The patch for these edits. Raises EditError."""

@@ -10,6 +10,7 @@ from annotated_doc import Doc
 
 from ..edits import Edit
 from .refact import ReFACT
+from .settings import check
 
 if TYPE_CHECKING:
     from ..models.model import Model
@@ -109,6 +110,9 @@ class EMCID:
     rarity: Annotated[float, Doc("As in ReFACT; as published 0, all keys count alike.")] = 0.0
     shrink: Annotated[float, Doc("E[k k^T] becomes C + shrink * tr(C)/d * I before it is inverted.")] = 1e-4
     seed: Annotated[int, Doc("Seed of the source's pictures, and of noise and time steps.")] = 0
+
+    def __post_init__(self) -> None:
+        check(self)
 
     @classmethod
     def authors(cls, **changes: Any) -> EMCID:

@@ -18,7 +18,7 @@ from ..errors import EditError, shown
 
 MANY, TEXT = 10**9, 240
 BOUNDS: dict[str, tuple[float, float]] = {  # from, to; any other number is finite and from 0 to MANY
-    **{"batch": (1, 10_000), "contexts": (1, 10_000), "depth": (1, 1000), "epochs": (1, 10**6), "layer": (0, 1000)},
+    **{"batch": (1, 10_000), "contexts": (1, 10_000), "depth": (0, 1000), "epochs": (1, 10**6), "layer": (0, 1000)},
     **{"steps": (1, 10**6), "max_steps": (1, 10**6), "tokens": (1, MANY), "seed": (0, 2**63 - 1)},
     **{"fill": (0, 1), "hold": (0, 1), "share": (0, 1), "stop": (0, 1), "reach": (0, 10), "rarity": (0, 4)},
     **{"learning_rate": (1e-12, 1e6), "bound": (1e-12, 1e6), "clamp": (0, 1e6), "negatives": (0, 10_000)},
@@ -27,8 +27,14 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "autocast": ("", "bfloat16", "float16"),
     "distance": ("", "l2", "cosine"),
     "embedding": ("pooled", "conditioning"),
+    "ends": ("contexts", "bare"),
+    "exact_at": ("mean", "prompt"),
+    "filled": ("prompt", "subject"),
+    "inverse": ("float64", "float32"),
     "objective": ("contrastive", "direct"),
     "optimiser": ("adam", "lbfgs"),
+    "residual": ("state", "released"),
+    "space": ("", "projected"),
     "write": ("offset", "value"),
 }
 

@@ -161,7 +161,7 @@ def compared(
 
 
 def _texts(edit: Edit, template: str, others: Sequence[str]) -> list[str]:
-    old = edit.prompt if edit.old is None else edit.old
+    old = edit.old if isinstance(edit.old, str) else edit.prompt
     if not isinstance(edit.new, str) or not isinstance(old, str):
         raise EditError("a language model reads no pictures: give target and source as texts")
     return [template.replace("{}", text) for text in (edit.new, old)] + list(others)
