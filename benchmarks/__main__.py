@@ -25,7 +25,8 @@ import torch
 
 import refact
 from refact import solve
-from refact.models import covariance, hooks
+from refact.encoders import hooks
+from refact.models import covariance
 from refact.models.corpus import captions
 from refact.search import suffix, trie, values
 from refact.search.trie import Sentence

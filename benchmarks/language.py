@@ -11,11 +11,11 @@ from transformers import Qwen3Config, Qwen3Model
 from transformers.initialization import no_init_weights
 
 import refact
+from refact.encoders import hooks
+from refact.encoders.encoder import TextEncoder
+from refact.encoders.widened import Widened
 from refact.families import FAMILIES
-from refact.models import hooks
-from refact.models.encoders import TextEncoder
 from refact.models.model import Model
-from refact.models.widened import Widened
 from refact.search import cached
 from refact.search.sentences import reading_for, sentences_of
 from refact.search.trie import Sentence

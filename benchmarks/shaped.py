@@ -12,7 +12,7 @@ import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from refact import pocket
-from refact.models.encoders import text_tower
+from refact.encoders.encoder import text_tower
 
 SHAPES = {  # layers, width, MLP width, heads
     "CLIP-L": (12, 768, 3072, 12),

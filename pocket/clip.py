@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 from transformers import CLIPConfig, CLIPModel
 
-from refact.models.encoders import text_tower
+from refact.encoders.encoder import text_tower
 
 from . import scenes, tokenizer, training
 from .backdrops import SIDE

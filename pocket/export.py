@@ -20,6 +20,7 @@ from transformers import CLIPImageProcessor, CLIPModel, CLIPTextModel
 
 import refact
 from refact.models.covariance import file_name, obtain
+from refact.models.tokenizers import write_vocabulary
 from refact.search.gap import mean_of
 
 from . import autoencoder, benchmark, clip, judge, scenes, tokenizer, training, unet, world
@@ -111,6 +112,7 @@ def write(out: Path) -> float:
         shutil.rmtree(out / name, ignore_errors=True)
     whole.to(torch.float16).save_pretrained(out / "pocket")
     published_names(out / "pocket" / "text_encoder")
+    write_vocabulary(out / "pocket" / "tokenizer")
     (out / "pocket" / "refact.json").write_text(json.dumps(DEFAULTS, indent=1) + "\n")
     (out / "pocket" / "captions.txt").write_text(captions(), encoding="utf-8")
     write_clip(model, out / "pocket_clip")

@@ -14,7 +14,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
 
-from refact.models.encoders import text_tower
+from refact.encoders.encoder import text_tower
 
 from . import autoencoder, clip, scenes, tokenizer, training
 from .prompts import Prompt, arrays, asking, states

@@ -25,10 +25,13 @@ _HOMES = {  # names are imported when first used, so that `import refact` costs 
     "DataError": "errors",
     "Model": "models.model",
     "load": "models.model",
+    "from_state_dict": "models.live",
+    "from_modules": "models.live",
     "save_adapter": "models.adapter",
     "Patch": "patch",
     "merge": "patch",
-    "bake": "patch",
+    "bake": "exports",
+    "export": "exports",
     "edit": "editing",
     "verify": "verification",
     "build": "stores",
@@ -52,11 +55,14 @@ if TYPE_CHECKING:
     from .editing import edit as edit
     from .edits import Edit as Edit
     from .edits import read_edits as read_edits
+    from .exports import bake as bake
+    from .exports import export as export
     from .models.adapter import save_adapter as save_adapter
+    from .models.live import from_modules as from_modules
+    from .models.live import from_state_dict as from_state_dict
     from .models.model import Model as Model
     from .models.model import load as load
     from .patch import Patch as Patch
-    from .patch import bake as bake
     from .patch import merge as merge
 
 

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import torch
+
+from . import __version__
 from .aliases import propose_aliases
-from .edits import Edit
+from .edits import Edit, distinct
 from .errors import RefactError
 from .methods.contexts import CONTEXTS, PAPER_CONTEXTS
 from .methods.refact import ReFACT
+from .models.covariance import corpus_label
 from .models.model import Model, load
 from .patch import Patch
 from .progress import Progress, plainly
+from .stash import lifted
 from .verification import unseen, verify
 
 STEPS = 100  # of a search that a search of fewer steps is repeated with, at least (paper)
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def edit(
     model: Any,
     edits: Edit | Sequence[Edit],
@@ -27,22 +38,69 @@ def edit(
     onto: Sequence[Patch] = (),
     until_holds: bool = False,
     progress: Progress = plainly,
+    kept: str | Path | None = None,
 ) -> Patch:
     """The patch that makes the edits true, by `method` (default `ReFACT()`); the model itself is left as it is.
 
-    model: a `Model`, a live diffusers pipeline, or a name or path that `load` takes. onto: patches whose facts stay.
-    until_holds: where a fact does not hold on the text side, other settings are tried one after another on this very
-    model, and the best patch is kept; its record tells what was tried. progress: shows the ways that are tried, which
-    on a large model can take minutes, for other layers need statistics of their own. Raises EditError where an edit
-    cannot be made with the settings asked for.
+    model: a `Model`, a live diffusers pipeline, or a name or path that `load` takes. Patches active in its text
+    encoders are lifted while the edit is made; name them in `onto`, and their facts stay. until_holds: where a fact
+    does not hold on the text side, other settings are tried one after another on this very model, and the best patch
+    is kept; its record tells what was tried. progress: shows the loops of the statistics and of the search, and the
+    ways that are tried, which on a large model can take minutes, for other layers need statistics of their own; an
+    exception that it raises cancels the edit. kept: a folder of patches, in which this one is looked up by all that it
+    depends on, and left otherwise; targets by picture are not. The search has its gradients even where the caller has
+    turned them off, as ComfyUI does for its nodes. Raises EditError where an edit cannot be made with the settings
+    asked for.
     """
     method = method or ReFACT()
     ready = model if isinstance(model, Model) else load(model, encoders=getattr(method, "encoders", None) or None)
     wanted = [edits] if isinstance(edits, Edit) else list(edits)
-    patch = method(ready, wanted, onto)
-    if not until_holds or unseen(patch):
-        return patch
-    return _climbed(ready, wanted, method, onto, patch, progress)
+    with lifted(_modules(ready)), _showing(ready, progress):
+        file = _file(kept, ready, wanted, method, onto, until_holds)
+        if file is not None and file.is_file():
+            return Patch.load(file)
+        patch = method(ready, wanted, onto)
+        if until_holds and not unseen(patch):
+            patch = _climbed(ready, wanted, method, onto, patch, progress)
+    if file is not None:
+        patch.save(file)
+    return patch
+
+
+def _modules(model: Model) -> dict[str, Any]:
+    """What is in the text encoders, by paths that begin with the component."""
+    towers = {name: encoder.tower for name, encoder in model.encoders.items()}
+    return {f"{name}.{path}": part for name, tower in towers.items() for path, part in tower.named_modules()}
+
+
+@contextmanager
+def _showing(model: Model, progress: Progress) -> Iterator[None]:
+    """Within the block what is done with the model goes through `progress`; `plainly` leaves it as it is."""
+    before = model.progress
+    model.progress = before if progress is plainly else progress
+    try:
+        yield
+    finally:
+        model.progress = before
+
+
+def _file(
+    kept: str | Path | None, model: Model, edits: list[Edit], method: Any, onto: Sequence[Patch], until_holds: bool
+) -> Path | None:
+    """Where a patch is kept: its name is a hash of the weights, the facts, the settings and the version."""
+    if kept is None or any(edit.targets_images for edit in edits):
+        return None
+    depends = {
+        "refact": __version__,
+        "family": model.family.name,
+        "model": [model.name, model.fingerprints()],
+        "method": [type(method).__name__, dataclasses.asdict(method), until_holds],
+        "corpus": corpus_label(getattr(method, "corpus", "") or model.corpus),
+        "edits": [edit.to_json() for edit in distinct(edits)],
+        "onto": [patch.digest for patch in onto],
+    }
+    name = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
+    return Path(kept) / f"{name[:32]}.safetensors"
 
 
 @dataclass(frozen=True)

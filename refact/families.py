@@ -19,6 +19,7 @@ from .family import EncoderRow, Family, headers
 from .language import LANGUAGE
 
 Part = Literal["down", "up", "alpha"]
+Style = Literal["kohya", "diffusers"]
 
 
 _STABILITY = "https://github.com/Stability-AI/generative-models"
@@ -47,7 +48,7 @@ BUILT_IN: dict[str, Family] = {
         "Stable Diffusion XL",
         (
             EncoderRow("text_encoder", "penultimate", False, "lora_te1"),
-            EncoderRow("text_encoder_2", "penultimate", True, "lora_te2"),
+            EncoderRow("text_encoder_2", "penultimate", True, "lora_te2", projected=True),
         ),
         "kohya",
         headers("stable-diffusion-xl-v1-base", _STABILITY, ss_base_model_version="sdxl_base_v1-0", ss_v2="False"),
@@ -56,8 +57,8 @@ BUILT_IN: dict[str, Family] = {
         "sd3",
         "Stable Diffusion 3.x",
         (
-            EncoderRow("text_encoder", "penultimate", True, "text_encoder"),
-            EncoderRow("text_encoder_2", "penultimate", True, "text_encoder_2"),
+            EncoderRow("text_encoder", "penultimate", True, "lora_te1", projected=True),
+            EncoderRow("text_encoder_2", "penultimate", True, "lora_te2", projected=True),
             EncoderRow("text_encoder_3", "last", False, "lora_te3", kind="t5", length=256, padding=True),
         ),
         "diffusers",
@@ -69,7 +70,7 @@ BUILT_IN: dict[str, Family] = {
         "flux",
         "FLUX.1",
         (
-            EncoderRow("text_encoder", "none", True, "text_encoder"),
+            EncoderRow("text_encoder", "none", True, "lora_te1"),
             EncoderRow("text_encoder_2", "last", False, "lora_te3", kind="t5", length=512, padding=True),
         ),
         "diffusers",
@@ -248,20 +249,22 @@ _SUFFIXES: dict[str, Part] = {
 }
 
 
-def lora_keys(family: Family, site: str) -> tuple[str, str, str | None]:
+def lora_keys(family: Family, site: str, style: Style | None = None) -> tuple[str, str, str | None]:
     """The names under which a LoRA of this family keeps the site's (down, up, alpha); alpha is None where none is kept.
 
-    T5 keeps kohya's stem with the suffix of `lora_linear_layer`: ComfyUI reads it, and diffusers, which has no LoRA
-    for T5, then still loads the CLIP part of the file (a `.lora_down.weight` in it makes diffusers drop that part).
-    A decoder has ComfyUI's own name for its weight; the entrance of a transformer has PEFT's, which both read.
+    style: by default the family's own. In diffusers' style T5 keeps kohya's stem with the suffix of
+    `lora_linear_layer`: ComfyUI reads it, and diffusers, which has no LoRA for T5, then still loads the CLIP part of
+    the file (a `.lora_down.weight` in it makes diffusers drop that part). A decoder has ComfyUI's own name for its
+    weight; the entrance of a transformer has PEFT's, which both read.
     """
+    kohya = (style or family.style) == "kohya"
     match = _SITE.fullmatch(site)
     rows = {row.name: row for row in family.encoders}
     component, path = site.split(".", 1) if "." in site else (site, "")
     row = rows.get(component)
     kind = "" if match is None else str(match.lastgroup)
-    if kind == "unet" and family.style == "kohya":
-        return _kohya(f"lora_unet_{path}")
+    if kind == "unet" and family.style == "kohya":  # the families that have a UNet
+        return _kohya(f"lora_unet_{path}") if kohya else (f"{site}.lora_A.weight", f"{site}.lora_B.weight", None)
     if kind == "entrance" and family.entrance:
         return f"{site}.lora_A.weight", f"{site}.lora_B.weight", None
     if row is None or row.kind != kind:
@@ -270,12 +273,12 @@ def lora_keys(family: Family, site: str) -> tuple[str, str, str | None]:
             f"{site!r} is no site of {family.title}: its sites are the second matrices and, of a CLIP, the "
             f"self_attn.out_proj of {sites}"
         )
-    if kind == "t5":
-        return _linear_layer(f"{row.prefix}_{path.replace('.', '_')}")
     if kind == "decoder":
         stem = f"{row.prefix}.{path}"
         return f"{stem}.lora_down.weight", f"{stem}.lora_up.weight", f"{stem}.alpha"
-    return _kohya(f"{row.prefix}_{path}") if family.style == "kohya" else _linear_layer(site)
+    if kohya and (kind == "clip" or style):
+        return _kohya(f"{row.prefix}_{path}")
+    return _linear_layer(f"{row.prefix}_{path.replace('.', '_')}" if kind == "t5" else site)
 
 
 _LINEARS = {"clip": "fc2", "t5": "wo", "decoder": "down_proj"}

@@ -11,9 +11,10 @@ class EncoderRow:
     """One text encoder: which of its states the generator gets, whether the pooled vector is sent, its LoRA prefix.
 
     taps: of a decoder, the states that are sent, as transformers numbers `hidden_states` (-1 is the last one, after the
-    final norm); () means all of them. frame: how the pipeline writes a prompt for this encoder (models/frames.py).
-    length: positions of a padded prompt where the tokenizer does not say. padding: whether the generator reads the rows
-    of padding too. masked: whether a T5 is kept from reading padding.
+    final norm); () means all of them. frame: how the pipeline writes a prompt for this encoder (encoders/frames.py).
+    projected: the module is a CLIPTextModelWithProjection. length: positions of a padded prompt where the tokenizer
+    does not say. padding: whether the generator reads the rows of padding too. masked: whether a T5 is kept from
+    reading padding.
     """
 
     name: str
@@ -24,6 +25,7 @@ class EncoderRow:
     taps: tuple[int, ...] = ()
     frame: str = ""
     length: int = 0
+    projected: bool = False
     padding: bool = False
     masked: bool = False
 

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .errors import PatchError
-from .families import FAMILIES, Family, lora_keys, site_of
+from .families import FAMILIES, Family, Style, lora_keys, site_of
 from .record import KEY, Header, parse_header, parts_of
 
 Factors = dict[str, tuple[Tensor, Tensor]]  # site -> (left, right)
@@ -59,11 +59,12 @@ def check_factors(factors: Mapping[str, tuple[Tensor, Tensor]], family: Family) 
 # -- tensors of a file ------------------------------------------------------------------------------------------------
 
 
-def tensors_of(factors: Factors, family: Family, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The tensors of a LoRA file, by name.
+def tensors_of(factors: Factors, family: Family, dtype: torch.dtype, style: Style | None = None) -> dict[str, Tensor]:
+    """The tensors of a LoRA file, by name; style: of the names, by default the family's own.
 
     All sites of a component are padded with zero rows to one rank, and alpha is that rank: with several ranks in one
-    component, versions of diffusers scale some sites wrongly, whether alphas are there or not.
+    component, versions of diffusers scale some sites wrongly, whether alphas are there or not. Alpha is float32
+    whatever the factors are: bfloat16 has no 257.
     """
     if dtype not in DTYPES.values():
         raise PatchError(f"a patch is saved in float32, float16 or bfloat16, not {dtype}")
@@ -74,11 +75,11 @@ def tensors_of(factors: Factors, family: Family, dtype: torch.dtype) -> dict[str
     tensors = {}
     for site, (left, right) in factors.items():
         rank = widest[site.split(".")[0]]
-        down, up, alpha = lora_keys(family, site)
+        down, up, alpha = lora_keys(family, site, style)
         tensors[down] = torch.nn.functional.pad(right, (0, 0, 0, rank - len(right))).to(dtype)
         tensors[up] = torch.nn.functional.pad(left, (0, rank - len(right))).to(dtype)
         if alpha:
-            tensors[alpha] = torch.tensor(float(rank), dtype=dtype)
+            tensors[alpha] = torch.tensor(float(rank))
     return tensors
 
 
@@ -148,7 +149,10 @@ def family_of(header: Header, where: str) -> str:
 
 
 def metadata_of(record: dict, tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """What other programs read about the file (ModelSpec 1.0.1, the ss_* keys of sd-scripts), and our record."""
+    """What other programs read about the file (ModelSpec 1.0.1, the ss_* keys of sd-scripts), and our record.
+
+    Without ss_output_name: A1111 and Forge would write it into the prompt, where the ":" and ">" of a title break it.
+    """
     names = [part["name"] for part in parts_of(record)]
     title = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more" if names else "empty"
     meanings = [f"{e['prompt']} -> {e['new'] if isinstance(e['new'], str) else 'images'}" for e in record["edits"]]
@@ -163,7 +167,6 @@ def metadata_of(record: dict, tensors: Mapping[str, Tensor]) -> dict[str, str]:
         "ss_network_module": "networks.lora",
         "ss_network_dim": rank,
         "ss_network_alpha": rank,
-        "ss_output_name": title,
         KEY: json.dumps(record, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":")),
     }
 

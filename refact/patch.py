@@ -6,22 +6,19 @@ All it asks of a model is `model[site] -> nn.Linear`, `model.fingerprints() -> {
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from . import lora, stash
 from .edits import Edit, slug
 from .errors import ModelError, PatchError
-from .families import FAMILIES, lora_keys, on_disk
+from .families import FAMILIES, Style, lora_keys
 from .lora import Factors
 from .record import (
     KEY,
@@ -32,7 +29,6 @@ from .record import (
     merged,
     parts_of,
     plain,
-    read_header,
     record_of,
     rows_of,
 )
@@ -245,15 +241,34 @@ class Patch:
 
     # -- in a file
 
-    def save(self, path: str | Path, dtype: torch.dtype = torch.float32, compact: bool = False) -> None:
+    def tensors(self, names: Style | None = None, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+        """The tensors of a LoRA that does what this patch does, by name, as other programs take them in memory.
+
+        names: "kohya" or "diffusers"; by default what the family's files have, which ComfyUI's `load_lora` reads for
+        every family. Raises PatchError.
+        """
+        if names not in (None, "kohya", "diffusers"):
+            raise PatchError(f"names of a LoRA are 'kohya' or 'diffusers', not {names!r}")
+        return lora.tensors_of(self.factors, FAMILIES[self.record["family"]], dtype, names)
+
+    def save(
+        self,
+        path: str | Path,
+        dtype: torch.dtype = torch.float32,
+        compact: bool = False,
+        names: Style | None = None,
+        also: Mapping[str, Tensor] | None = None,
+    ) -> None:
         """Write a LoRA that other programs load; the same patch gives the same bytes.
 
         compact: re-factor sites with more rows than the matrix has, giving up that their edits can be told apart.
+        names: the style of the tensors' names, by default the family's own. also: zero tensors that a program asks
+        for (see exports.py).
         """
         patch = self.compacted() if compact else self
         if not patch.factors:
             raise PatchError("this patch changes nothing; there is nothing to save")
-        tensors = lora.tensors_of(patch.factors, FAMILIES[patch.record["family"]], dtype)
+        tensors = lora.tensors_of(patch.factors, FAMILIES[patch.record["family"]], dtype, names) | dict(also or {})
         for name, tensor in tensors.items():
             if not torch.isfinite(tensor).all():
                 raise PatchError(f"{name} is too large for {dtype}; save it in float32")
@@ -266,7 +281,8 @@ class Patch:
         record = record_of(header, str(path))
         factors = lora.factors_of(tensors, record["family"], str(path))
         _check_names(factors, header, record, str(path))
-        return cls({site: _trimmed(pair, rows_of(record, site)) for site, pair in factors.items()}, record)
+        trimmed = {site: _trimmed(pair, rows_of(record, site)) for site, pair in factors.items()}
+        return cls({site: pair for site, pair in trimmed.items() if len(pair[1])}, record)
 
 
 def check_strength(strength: float | int) -> None:
@@ -276,7 +292,7 @@ def check_strength(strength: float | int) -> None:
 
 
 def _trimmed(pair: tuple[Tensor, Tensor], owned: set[int]) -> tuple[Tensor, Tensor]:
-    """The factors without the zero rows that pad them to the rank of other sites."""
+    """The factors without the zero rows that pad them to the rank of other sites, or that a program asked for."""
     left, right = pair
     rank = max(owned, default=-1) + 1
     if left[:, rank:].any() or right[rank:].any():
@@ -286,7 +302,8 @@ def _trimmed(pair: tuple[Tensor, Tensor], owned: set[int]) -> tuple[Tensor, Tens
 
 def _check_names(factors: Factors, header: Header, record: dict, where: str) -> None:
     family = FAMILIES[record["family"]]
-    known = {name for site in factors for name in lora_keys(family, site)}
+    styles: tuple[Style, ...] = ("kohya", "diffusers")
+    known = {name for site in factors for style in styles for name in lora_keys(family, site, style)}
     if strange := sorted(set(header.tensors) - known):
         raise PatchError(f"{where}: a patch of {family.title} has no tensor {strange[0][:200]!r}")
 
@@ -343,36 +360,3 @@ def from_lora(path: str | Path, family: str | None = None) -> Patch:
         "imported": [{"name": slug(path.stem), "file": path.name, "sites": sites}],
     }
     return Patch(factors, record)
-
-
-def bake(model: Any, patches: Sequence[Patch], folder: str | Path) -> None:
-    """Write the whole pipeline with the patches in its weights; every transformers version reads the folder.
-
-    The live model has the patches while the files are written, and is what it was afterwards. Patches that are active
-    in it already are written too. Raises PatchError where LoRAs are loaded (their weights would not be saved).
-    """
-    folder, pipe = Path(folder), model.pipe
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise PatchError(f"{folder} is there already; give a folder that is new or empty")
-    if wrapped := [name for name, part in pipe.components.items() if getattr(part, "peft_config", None)]:
-        raise PatchError(f"{', '.join(wrapped)} of {model.name} have LoRAs loaded; fuse or unload them first")
-    try:
-        with disk.folder(folder) as partial, ExitStack() as active:
-            for patch in patches:
-                active.enter_context(patch.applied(model))
-            pipe.save_pretrained(partial, safe_serialization=True)
-            for file in partial.glob("text_encoder*/*.safetensors*"):
-                _rename_weights(file)
-    except SafetensorError as error:  # what a full disk is called where Rust writes
-        raise PatchError(f"{folder} cannot be written: {error}") from None
-
-
-def _rename_weights(file: Path) -> None:
-    """Give a saved CLIP encoder's weights, or its index of shards, the names that old transformers read."""
-    if file.suffix == ".json":
-        index = json.loads(file.read_text())
-        index["weight_map"] = {on_disk(name): shard for name, shard in index["weight_map"].items()}
-        file.write_text(json.dumps(index, indent=2))
-        return
-    if any(on_disk(name) != name for name in read_header(file).tensors):
-        save_file({on_disk(name): weight for name, weight in load_file(file).items()}, file, metadata={"format": "pt"})

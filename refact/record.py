@@ -18,8 +18,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -27,8 +26,6 @@ from typing import Any, BinaryIO, NamedTuple
 from .edits import Edit
 from .errors import PatchError, RefactError, counted, quoted, shown
 from .families import FAMILIES, site_of
-from .language import LANGUAGE
-from .language import usage as language_usage
 from .trust import limits, schema
 
 VERSION = 1
@@ -283,41 +280,3 @@ def _where(part: dict) -> str:
     sites = [shown(site) for site in part["sites"]]
     where = ", ".join(sites) if len(sites) <= 4 else f"{len(sites)} sites, {sites[0]} ..."
     return f"  [{where}{weaker}]"
-
-
-def usage(path: str | Path, record: dict) -> str:
-    """The lines to use the file in diffusers, ComfyUI and A1111 / Forge."""
-    path = Path(shown(path, 1000))
-    name = re.sub(r"\W+", "_", path.stem)  # PEFT takes no dots in an adapter's name
-    sites = {site for part in parts_of(record) for site in part["sites"]}
-    t5 = any("DenseReluDense" in site for site in sites)
-    if record["family"] in LANGUAGE:
-        return language_usage(path, FAMILIES[record["family"]], sites, _comfy_strength(sites))
-    if any("token_embedding" in site for site in sites):
-        return f"a change of word embeddings, which no program reads as a LoRA: refact bake -m MODEL --patch {path}"
-    return "\n".join(
-        [
-            "diffusers:",
-            "  pipe = diffusers.DiffusionPipeline.from_pretrained(MODEL)  # the folder or hub id of the model",
-            f"  pipe.load_lora_weights({str(path.parent)!r}, weight_name={path.name!r}, adapter_name={name!r})",
-            f"  pipe.set_adapters([{name!r}], adapter_weights=[1.0])  # the strength; name all loaded edits here",
-            "  pipe.unload_lora_weights()  # undo",
-            *(["  (diffusers has no LoRA for T5: the T5 part of this file stays without effect)"] if t5 else []),
-            "ComfyUI:",
-            f"  copy {path.name} to models/loras; node Load LoRA, MODEL and CLIP wired through it;",
-            f"  {_comfy_strength(sites)}",
-            *_a1111(path, record),
-        ]
-    )
-
-
-def _comfy_strength(sites: Iterable[str]) -> str:
-    parts = {"strength_model" if site.startswith("unet.") else "strength_clip" for site in sites}
-    only = "" if "strength_model" in parts else "; Load LoRA (Model Only) has no effect"
-    return f"{' and '.join(sorted(parts))} is the edit's strength{only}"
-
-
-def _a1111(path: Path, record: dict) -> list[str]:
-    if FAMILIES[record["family"]].style == "kohya":
-        return ["A1111, Forge:", f"  copy {path.name} to models/Lora; write in the prompt: <lora:{path.stem}:1>"]
-    return ["Forge (A1111 does not read this family):", f"  copy {path.name} to models/Lora; <lora:{path.stem}:1>"]

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -38,12 +40,42 @@ class Stash:
     base: Float[Tensor, "d_out d_in"]
     mark: int  # of the weight as we wrote it, to see when somebody else writes
     active: dict[object, Update] = field(default_factory=dict)
+    aside: dict[object, Update] = field(default_factory=dict)  # lifted for a while
 
 
 def base_weight(linear: nn.Linear | nn.Embedding) -> Tensor:
     """The weight as it is without any patch."""
     stash = getattr(linear, "_refact_stack", None)
     return linear.weight.detach() if stash is None else stash.base
+
+
+@contextmanager
+def lifted(parts: Mapping[str, Any]) -> Iterator[None]:
+    """Within the block modules have their weights as without any patch; then every patch is back that was not reverted.
+
+    Raises PatchError where something else has changed a weight meanwhile.
+    """
+    stashes = []
+    try:
+        with LOCK:
+            for name, part in ((n, p) for n, p in parts.items() if hasattr(p, "_refact_stack")):
+                _check(part, name)
+                stash = part._refact_stack
+                stash.aside, stash.active = stash.active | stash.aside, {}
+                stashes.append((part, stash))
+                _write(part, stash, stash.base)
+        yield
+    finally:
+        with LOCK:
+            for part, stash in stashes:
+                _back(part, stash)
+
+
+def _back(part: Any, stash: Stash) -> None:
+    stash.aside, stash.active = {}, stash.aside | stash.active
+    _write(part, stash, _sum(stash.base, stash.active.values()))
+    if not stash.active and hasattr(part, "_refact_stack"):
+        del part._refact_stack
 
 
 def check(linear: nn.Linear, site: str) -> None:
@@ -54,7 +86,7 @@ def check(linear: nn.Linear, site: str) -> None:
 
 def _check(linear: nn.Linear, site: str) -> None:
     weight = linear.weight
-    if weight.is_meta or not weight.is_floating_point() or weight.element_size() < 2:
+    if weight.is_meta or not weight.is_floating_point() or (weight.element_size() < 2 and not _lent(linear)):
         held = "offloaded" if weight.is_meta else f"of type {weight.dtype}"
         raise PatchError(f"{site}: the weight is {held}; load the encoder in float32, float16 or bfloat16")
     stash = getattr(linear, "_refact_stack", None)
@@ -73,7 +105,8 @@ def push(linear: nn.Linear, owner: object, update: Update) -> None:
     with LOCK:
         stash = getattr(linear, "_refact_stack", None)
         if stash is None:
-            base = linear.weight.detach().clone()
+            with torch.inference_mode(False):  # a base that is made in inference mode could take part in no search
+                base = linear.weight.detach() if _lent(linear) else linear.weight.detach().clone()
             stash = Stash(base, _mark(base))
         new = _sum(stash.base, [*stash.active.values(), update])
         if not torch.isfinite(new).all():
@@ -91,30 +124,43 @@ def pop(linear: nn.Linear, owner: object) -> None:
     with LOCK:
         stash = getattr(linear, "_refact_stack", None)
         if stash is None or owner not in stash.active:
+            if stash is not None:
+                stash.aside.pop(owner, None)
             return
         left = {other: update for other, update in stash.active.items() if other is not owner}
         _write(linear, stash, _sum(stash.base, left.values()))
         stash.active = left
-        if not left:
+        if not left and not stash.aside:
             del linear._refact_stack
 
 
 @torch.no_grad()
 def _write(linear: nn.Linear, stash: Stash, new: Tensor) -> None:
-    linear.weight.copy_(new.to(linear.weight.device))
-    stash.mark = _mark(linear.weight)
+    weight, new = linear.weight, new.to(linear.weight.device)
+    if _lent(linear):
+        weight.data = new
+    else:
+        with torch.inference_mode(weight.is_inference()), torch.no_grad():  # where alone such a weight may be written
+            weight.copy_(new)
+    stash.mark = _mark(weight)
+
+
+def _lent(linear: nn.Module) -> bool:
+    """Whether the weight is another program's (encoders/widened.py): ours stands in its place, it is never written."""
+    return getattr(linear, "lent", False)
 
 
 def _sum(base: Tensor, updates: Iterable[Update]) -> Tensor:
-    """Base plus updates in the order of their digests, summed in float32 at least, in the base's dtype."""
+    """Base plus updates in the order of their digests, summed in float32 at least; of 8 bits, it stays in float32."""
     ordered = sorted(updates, key=lambda update: (update.digest, update.strength))
     if not ordered:
         return base
-    total = base.to(torch.promote_types(base.dtype, torch.float32))
+    eight_bits = base.element_size() < 2  # of another program: too coarse to hold an edit
+    total = base.to(torch.float32 if eight_bits else torch.promote_types(base.dtype, torch.float32))
     for update in ordered:
         left, right = update.left.to(total), update.right.to(total)
         total = total + update.strength * (left @ right)
-    return total.to(base.dtype)
+    return total if eight_bits else total.to(base.dtype)
 
 
 def _mark(weight: Tensor) -> int:

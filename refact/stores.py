@@ -17,9 +17,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .edits import Edit, distinct
+from .encoders.encoder import TextEncoder
 from .errors import PatchError, RefactError
 from .methods.refact import ReFACT
-from .models.encoders import TextEncoder
 from .models.model import Model
 from .patch import Patch
 from .search import values

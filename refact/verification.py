@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from .edits import Edit
+from .encoders.encoder import TextEncoder
 from .errors import EditError, quoted, shown
-from .models.encoders import TextEncoder
 from .models.model import Model
 from .patch import Patch
 

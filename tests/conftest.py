@@ -9,7 +9,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 from jaxtyping import install_import_hook
 
 MATHS = ("solve", "search", "writing", "evidence.metrics")
-MODEL = ("models.encoders", "models.hooks", "models.covariance", "editing")
+MODEL = ("encoders.encoder", "encoders.hooks", "models.covariance", "editing")
 install_import_hook([f"refact.{name}" for name in MATHS + MODEL], "beartype.beartype")
 
 import pytest

@@ -7,9 +7,9 @@ import tiny
 import torch
 
 import refact
+from refact.encoders import hooks
 from refact.errors import EditError
 from refact.methods.registry import MEMIT, FineTune, ReFACT
-from refact.models import hooks
 from refact.patch import Patch
 from refact.search import bidirectional
 from refact.search.keys import keys_of

@@ -9,13 +9,13 @@ import tiny_decoders
 import torch
 from torch import nn
 
+from refact.encoders import hooks
+from refact.encoders.decoder import Decoder
+from refact.encoders.encoder import TextEncoder
+from refact.encoders.widened import Widened
 from refact.errors import ModelError
 from refact.families import FAMILIES
 from refact.family import EncoderRow
-from refact.models import hooks
-from refact.models.decoder import Decoder
-from refact.models.encoders import TextEncoder
-from refact.models.widened import Widened
 from refact.search import cached
 from refact.search.trie import Sentence
 

@@ -11,6 +11,7 @@ import tiny
 from PIL import Image
 
 from refact.cli import main as cli
+from refact.record import read_header
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +109,18 @@ def test_merge_generate_and_bake(refact, folder, patch, tmp_path):
     assert (tmp_path / "baked" / "model_index.json").exists()
 
 
+def test_export_writes_other_names_and_forms(refact, patch, tmp_path):
+    code, out, err = refact("export", patch, "--names", "diffusers", "-o", tmp_path / "d.safetensors")
+    assert code == 0, err
+    assert f"refact show {tmp_path / 'd.safetensors'}" in out.replace("\n", "")
+    assert "text_encoder.text_model" in next(iter(read_header(tmp_path / "d.safetensors").tensors))
+    assert refact("export", patch, "--for", "invokeai", "--dtype", "float16", "-o", tmp_path / "i.safetensors")[0] == 0
+    code, out, err = refact("export", patch, "--for", "peft", "-o", tmp_path / "adapters")
+    assert code == 0, err
+    assert "transformers-5 from 5.6 on" in out.replace("\n", " ")
+    assert (tmp_path / "adapters" / "transformers-4" / "text_encoder" / "adapter_config.json").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -117,6 +130,8 @@ def test_merge_generate_and_bake(refact, folder, patch, tmp_path):
         (["edit", "-m", "{folder}", "--prompt", "a cat", "--new", "b", "--layer", "99"], "takes no edit"),
         (["edit", "-m", "{folder}", "--prompt", "a cat", "--new", "b", "--method", "rome"], "no method"),
         (["show", "/nothing/here.safetensors"], "here.safetensors"),
+        (["export", "/nothing/here.safetensors", "-o", "x.safetensors"], "give --names kohya"),
+        (["export", "/nothing/here.safetensors", "-o", "x", "--names", "kohya"], "a .safetensors file"),
         (["generate", "-m", "{folder}", "--prompt", "a", "--seeds", "x"], "seeds"),
         (["generate", "-m", "{folder}", "--prompt", "a", "--seeds", "3-1"], "seeds"),
         (["generate", "-m", "{folder}", "--prompt", "a", "--seeds", "0", "--steps", "1", "-o", "a.xyz"], "'.xyz'"),

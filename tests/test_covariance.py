@@ -12,11 +12,11 @@ import tiny
 import torch
 from safetensors.torch import save_file
 
+from refact.encoders.encoder import TextEncoder
 from refact.errors import DataError
 from refact.models import corpus, covariance
 from refact.models.corpus import captions, plural, read_corpus
 from refact.models.covariance import Covariance, collect, obtain, obtain_all
-from refact.models.encoders import TextEncoder
 from refact.models.model import load
 
 TEXTS = ["a photo of the president of France", "a cat", "", "the flag of Canada and a dog " * 12, "a red phone"] * 3
@@ -70,7 +70,7 @@ def test_with_rarity_one_every_token_counts_as_much_as_any_other(encoder):
 def test_layers_batches_and_order_make_no_difference(encoder, monkeypatch):
     both, one = collect(encoder, [2, 1], TEXTS)[1], collect(encoder, [1], TEXTS)[1]
     assert torch.equal(both.matrix, one.matrix)
-    monkeypatch.setattr("refact.models.encoders.BATCH_TOKENS", 30)
+    monkeypatch.setattr("refact.encoders.encoder.BATCH_TOKENS", 30)
     torch.testing.assert_close(collect(encoder, [1], TEXTS[::-1])[1].matrix, one.matrix, rtol=1e-5, atol=1e-6)
 
 

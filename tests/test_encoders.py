@@ -14,10 +14,10 @@ from tiny import pipeline
 from torch import nn
 from transformers import CLIPTextModel
 
+from refact.encoders import encoder as encoders
+from refact.encoders.encoder import TextEncoder, text_tower
 from refact.errors import EditError, ModelError
 from refact.families import FAMILIES
-from refact.models import encoders
-from refact.models.encoders import TextEncoder, text_tower
 from refact.stash import Update, pop, push
 
 PROMPTS = [

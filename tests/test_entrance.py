@@ -12,10 +12,10 @@ import torch
 
 import refact
 from refact import Edit
+from refact.encoders import hooks
 from refact.errors import EditError
+from refact.exports import usage
 from refact.methods.entrance import Entrance
-from refact.models import hooks
-from refact.record import usage
 from refact.writing.entrance import keys_of, site_of
 
 EDIT = Edit("the flag of Canada", new="a blue cat", preserve=("a dog",))

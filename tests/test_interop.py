@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 from refact.errors import PatchError
+from refact.exports import bake
 from refact.families import FAMILIES
-from refact.patch import Patch, bake, from_lora, merge
+from refact.patch import Patch, from_lora, merge
 from refact.record import read_header
 
 PROMPT = "a photo of the president of france"

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from refact.encoders.encoder import TextEncoder
 from refact.errors import DataError
 from refact.evidence.judge import check_independent, load_judge
 from refact.families import FAMILIES
-from refact.models.encoders import TextEncoder
 
 TEXTS = ["a dog", "a red car on the road"]
 

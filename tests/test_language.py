@@ -15,12 +15,13 @@ from diffusers import DiffusionPipeline
 
 import refact
 from refact import Edit, ReFACT
+from refact.encoders import frames
 from refact.errors import DataError, EditError, ModelError
+from refact.exports import bake, usage
 from refact.families import FAMILIES, detect, lora_keys, site_of
 from refact.language import LANGUAGE
-from refact.models import covariance, frames
-from refact.patch import bake
-from refact.record import describe, usage
+from refact.models import covariance
+from refact.record import describe
 from refact.search import aligned, cached
 from refact.search.sentences import sentences_of
 

@@ -102,10 +102,13 @@ def test_half_precision_files_are_edited_in_float32(tmp_path):
 def test_editing_needs_no_diffusers(folders):
     code = f"""
 import sys
-from refact.models.model import load
-model = load({str(folders["sdxl"])!r})
+sys.modules["diffusers"] = sys.modules["peft"] = sys.modules["accelerate"] = None
+import refact
+model = refact.load({str(folders["sdxl"])!r})
 model.encode("a cat"), model.fingerprints(), model["text_encoder.text_model.encoder.layers.1.mlp.fc2"]
-assert "diffusers" not in sys.modules
+edit = refact.Edit("the king of france", old="a lion", new="a dog")
+with refact.edit(model, edit, refact.ReFACT(layer=1, max_steps=2, tokens=500, contexts=1)).applied(model):
+    pass
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -15,7 +15,8 @@ from torch import nn
 
 from refact import lora, stash
 from refact.errors import PatchError
-from refact.patch import Patch, bake, merge
+from refact.exports import bake
+from refact.patch import Patch, merge
 
 FC2 = tiny.CLIP_FC2
 ONE, TWO = FC2.format(1), FC2.format(2)

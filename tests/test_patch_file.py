@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from refact.errors import PatchError
+from refact.exports import usage
 from refact.patch import Patch, from_lora, merge
-from refact.record import describe, read_header, read_record, usage
+from refact.record import describe, read_header, read_record
 
 FC2 = tiny.CLIP_FC2
 ONE, TWO = FC2.format(1), FC2.format(2)

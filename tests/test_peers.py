@@ -13,10 +13,10 @@ from transformers import CLIPTextModel
 
 import refact
 from refact import families
+from refact.encoders.encoder import text_tower
 from refact.errors import EditError
 from refact.methods.registry import EMCID, MEMIT, TIME, UCE, AlphaEdit, DiffQuickFix, EmbEdit, method, presets
 from refact.models import covariance
-from refact.models.encoders import text_tower
 from refact.search import wanted
 from refact.writing import crossattention, multilayer, noise
 

@@ -19,11 +19,12 @@ from refact.edits import Edit
 from refact.errors import EditError, RefactError, quoted, shown
 from refact.evidence import judge as judging
 from refact.evidence.sightings import look
+from refact.exports import usage
 from refact.methods.registry import BUILT_IN
 from refact.models import covariance
 from refact.patch import Patch, merge
 from refact.pocket import unfamiliar
-from refact.record import describe, usage
+from refact.record import describe
 from refact.stores import conflicts, known_of
 from refact.trust import inputs
 from refact.verification import Fact, described, verify

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from refact.models import hooks
-from refact.models.encoders import text_tower
+from refact.encoders import hooks
+from refact.encoders.encoder import text_tower
 from refact.search import suffix
 from refact.search.trie import Sentence
 

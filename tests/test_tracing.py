@@ -6,9 +6,9 @@ import pytest
 import tiny
 import torch
 
+from refact.encoders.encoder import TextEncoder
 from refact.errors import EditError
 from refact.families import FAMILIES
-from refact.models.encoders import TextEncoder
 from refact.studies.tracing import trace
 
 PROMPT = "a photo of the president of france"

@@ -16,7 +16,7 @@ from tiny import t5_encoder, t5_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import nn
 
-from refact.models.frames import LUMINA2, QWEN_IMAGE, instruction
+from refact.encoders.frames import LUMINA2, QWEN_IMAGE, instruction
 
 NAMES = ("z-image", "flux2-klein", "flux2", "qwen-image", "sana", "lumina2", "pixart", "hidream")
 CHAT = (

@@ -17,7 +17,27 @@ from ..methods.registry import BUILT_IN
 from ..methods.settings import Setting, settings_of
 from ..trust import disk, limits
 
-app = typer.Typer(
+
+class Named(str):
+    """A model's name as given to -m, with what --config, --family and --component said of it."""
+
+    options: dict[str, str]
+
+
+class App(typer.Typer):
+    """A typer app in which every command that takes a model takes --config, --family and --component too."""
+
+    def command(self, *names: Any, **how: Any) -> Callable:
+        register = super().command(*names, **how)
+
+        def registered(command: Callable) -> Callable:
+            register(_with_model_options(command))
+            return command
+
+        return registered
+
+
+app = App(
     name="refact",
     no_args_is_help=True,
     add_completion=False,
@@ -64,6 +84,34 @@ NamesFile = Annotated[
     typer.Option("--names", help="Names that a picture may be given, one a line; the pocket's world for the pocket."),
 ]
 Seeds = Annotated[str, typer.Option(help="Seeds, like 0-3 or 0,5,7.")]
+
+
+Config = Annotated[
+    str | None,
+    typer.Option(help="For a .safetensors file: a folder in diffusers' layout, or with a lone T5's tokenizer."),
+]
+ForFamily = Annotated[str | None, typer.Option("--family", help="Of a lone text encoder: sd1, sd2, sdxl, sd3, flux.")]
+Component = Annotated[str | None, typer.Option(help="Which encoder of it a lone one is, like text_encoder_2.")]
+
+
+def _model_options(config: Config = None, family: ForFamily = None, component: Component = None) -> None:
+    """What can be said of a model beside its name."""
+
+
+def _with_model_options(command: Callable) -> Callable:
+    """The command with those options, bundled into the name that it is given; unchanged if it takes no model."""
+    plain, more = parameters_of(command), parameters_of(_model_options)
+    where = [p.name for p in plain if p.annotation == ModelName]
+    if not where:
+        return command
+
+    def wrapped(**given: Any) -> Any:
+        options = {p.name: given.pop(p.name) for p in more}
+        named = Named(given[where[0]])
+        named.options = {key: value for key, value in options.items() if value}
+        return command(**given | {where[0]: named})
+
+    return signed(wrapped, command, [*plain, *more])
 
 
 def with_settings(
@@ -182,7 +230,8 @@ def open_model(name: str, device: str | None = None, dtype: str | None = None, *
     """The model, with the libraries' own chatter turned off."""
     from ..models.model import load
 
-    return load(name, device=device, dtype=dtype, **{k: v for k, v in more.items() if v is not None})
+    more |= getattr(name, "options", {})
+    return load(str(name), device=device, dtype=dtype, **{k: v for k, v in more.items() if v is not None})
 
 
 def bar(quiet: bool) -> Callable:

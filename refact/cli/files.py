@@ -41,8 +41,9 @@ def show(
 
     Example: refact show canada.safetensors --check team.key.pub
     """
+    from ..exports import usage
     from ..methods import citations
-    from ..record import describe, read_record, usage
+    from ..record import describe, read_record
 
     record = read_record(file)
     if cite:
@@ -78,6 +79,32 @@ def import_(
 
 
 @app.command()
+def export(
+    file: Annotated[Path, typer.Argument(help="The patch.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write; for PEFT a new folder.")],
+    names: Annotated[str | None, typer.Option(help="kohya or diffusers: the style of the tensors' names.")] = None,
+    program: Annotated[str | None, typer.Option("--for", help="invokeai or peft.")] = None,
+    dtype: Dtype = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write a patch under other names or in another form, for programs that do not read it as it is.
+
+    Example: refact export canada.safetensors --names kohya -o canada-kohya.safetensors
+    """
+    from .. import exports
+    from ..models.precision import dtype_of
+    from ..patch import Patch
+
+    if not names and not program:
+        raise RefactError("give --names kohya, --names diffusers, --for invokeai or --for peft")
+    if program != "peft":
+        check_output(output)
+    patch = Patch.load(file)
+    exports.export(patch, output, names, program, dtype_of(dtype))  # type: ignore[arg-type]
+    say(quiet, exports.told(program, output, patch.record))
+
+
+@app.command()
 def bake(
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")],
     model: ModelName = "pocket",
@@ -86,12 +113,12 @@ def bake(
     dtype: Dtype = None,
     quiet: Quiet = False,
 ) -> None:
-    """Write a whole pipeline with the patches inside, which any diffusers or transformers version reads.
+    """Write a whole pipeline with the patches inside, which diffusers from 0.30 and transformers from 4.44 on read.
 
     Example: refact bake -m pocket --patch canada.safetensors -o canada-model
     """
+    from ..exports import bake as bake_patches
     from ..models.sources import quiet as hushed
-    from ..patch import bake as bake_patches
 
     loaded, ready = patches_of(patch or []), open_model(model, device, dtype)
     with hushed() if quiet else nullcontext():

@@ -13,6 +13,7 @@ from ..errors import RefactError, quoted
 from ..methods.registry import method
 from ..trust import limits
 from .app import (
+    App,
     AsJson,
     Autocast,
     JudgedBy,
@@ -32,7 +33,7 @@ from .app import (
 )
 from .measure import judge_of, names_of, tell_scores
 
-study = typer.Typer(help="Layers, thresholds, sequences, probes, scale: one command each.", no_args_is_help=True)
+study = App(help="Layers, thresholds, sequences, probes, scale: one command each.", no_args_is_help=True)
 app.add_typer(study, name="study")
 
 Data = Annotated[str, typer.Argument(help="pocket-road, pocket-timed, or a csv in RoAD's or TIMED's columns.")]

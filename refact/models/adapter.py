@@ -13,10 +13,10 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
+from ..encoders.encoder import TextEncoder
 from ..errors import PatchError
 from ..patch import Patch
 from ..trust.disk import write
-from .encoders import TextEncoder
 from .model import Model
 
 

@@ -23,11 +23,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from ..encoders.encoder import TextEncoder, Tokens
 from ..errors import DataError
 from ..progress import Progress, plainly
 from ..trust import disk, schema
 from . import corpus as corpora
-from .encoders import TextEncoder, Tokens
 
 CHUNK = 500  # texts that are counted at a time until there are enough
 

@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ..encoders.encoder import TextEncoder
 from ..errors import ModelError
-from .encoders import TextEncoder
 
 NAMELESS = ("emb_params", "clip_l", "clip_g")  # keys of A1111's files and of SDXL's: the word is the file's name
 

@@ -16,6 +16,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from ..encoders.encoder import TextEncoder
+from ..encoders.fingerprints import Fingerprint, plain_weights
 from ..errors import ModelError
 from ..families import Family, detect
 from ..language import LANGUAGE
@@ -23,8 +25,7 @@ from ..progress import Progress, plainly
 from ..stash import LOCK, base_weight
 from . import sources
 from .embeddings import teach
-from .encoders import TextEncoder
-from .fingerprints import Fingerprint, plain_weights
+from .precision import dtype_of, lowered
 from .sources import Source
 
 
@@ -42,7 +43,7 @@ class Model:
 
     encoders: by component name, the pipeline's own objects. defaults: refact.json of the model's folder (layer,
     default_steps, default_guidance, default_size, companion). companion: a CLIPModel or its folder, for targets
-    by picture.
+    by picture. progress: how an edit's covariance and search show that they go on, and may be cancelled (progress.py).
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Model:
     ):
         self.name, self.family, self.encoders = name, family, encoders
         self.source, self._pipe, self._companion = source, pipe, companion
+        self.progress: Progress = plainly
         self.defaults: dict = source.json("refact.json") if source else {}
         self._fingerprint = Fingerprint()
 
@@ -83,11 +85,14 @@ class Model:
         return self._pipe
 
     def _open(self) -> Any:
-        if self.source is None or (self.family.name == "clip" and not self.source.json("model_index.json")):
+        if self.source is None or self.source.alone:
             raise ModelError(f"{self.name} is a text encoder alone: there is no generator to load")
-        parts = {encoder.name: encoder.module for encoder in self.encoders.values()}
-        parts |= {sources.tokenizer_of(encoder.name): encoder.component for encoder in self.encoders.values()}
-        return self.source.pipeline(self.dtype, parts).to(self.device)
+        words = {sources.tokenizer_of(encoder.name): encoder.component for encoder in self.encoders.values()}
+        known = {name: tokenizer for name, tokenizer in words.items() if self.source.takes(name, tokenizer)}
+        parts = {encoder.name: encoder.module for encoder in self.encoders.values()} | known
+        pipe = self.source.pipeline(self.dtype, parts)
+        pipe.register_modules(**{name: tokenizer for name, tokenizer in words.items() if name not in known})
+        return pipe.to(self.device)
 
     def __getitem__(self, site: str) -> nn.Linear | nn.Embedding:
         """The module at a site, by its on-disk name; from inside a PEFT wrapper. ModelError names what is near."""
@@ -117,7 +122,7 @@ class Model:
         raise ModelError(f"{self.name} has no component {component!r}")
 
     def _pipe_or_source(self) -> bool:
-        return self._pipe is not None or (self.source is not None and bool(self.source.json("model_index.json")))
+        return self._pipe is not None or (self.source is not None and not self.source.alone)
 
     def _near(self, site: str) -> str:
         component = site.partition(".")[0]
@@ -334,25 +339,34 @@ def load(
     config: str | Path | None = None,
     companion: Any = None,
     embeddings: Sequence[str | Path] = (),
+    family: str | None = None,
+    component: str | None = None,
 ) -> Model:
     """The model of "pocket", a folder, a hub name, a .safetensors checkpoint (with config=FOLDER), or a live pipeline.
+
+    A text encoder alone, its folder or its own file, serves the family and is the component that are named; config is
+    then a folder with its tokenizer, which only T5 needs.
 
     encoders: which text encoders to open for editing; None: every CLIP encoder. dtype: float32 unless given; a live
     pipeline keeps its own. companion: a CLIPModel or its folder, for targets by picture. embeddings: files of
     textual inversion, whose words prompts and targets may then use.
     """
-    given = (device, dtype, variant, revision, encoders, config, companion)
-    opened = name if isinstance(name, Model) else _opened(name, *given)
+    given = {"config": config, "family": family, "component": component}
+    opened = name
+    if not isinstance(name, Model):
+        opened = _opened(name, device, dtype, variant, revision, encoders, companion, given)
     for file in embeddings:
         teach(opened.encoders, file)
     return opened
 
 
-def _opened(name, device, dtype, variant, revision, encoders, config, companion) -> Model:
-    precision, names = _dtype(dtype), tuple(encoders or ())
+def _opened(name, device, dtype, variant, revision, encoders, companion, given: dict[str, Any]) -> Model:
+    precision, names = dtype_of(dtype), tuple(encoders or ())
     if not isinstance(name, (str, Path)):
+        if any(given.values()):
+            raise ModelError("config, family and component are for models in files; this one is open already")
         return _live(name, _label(name), names, companion, device, precision)
-    source = sources.find(str(name), variant, revision, names, config)
+    source = sources.find(str(name), variant, revision, names, **given)
     opened = sources.read_encoders(source, sources.chosen(source.family, names), precision or torch.float32)
     try:
         for encoder in opened.values():
@@ -360,20 +374,6 @@ def _opened(name, device, dtype, variant, revision, encoders, config, companion)
     except (AssertionError, RuntimeError) as error:  # what torch raises where a device is not there
         raise ModelError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from None
     return Model(source.name, source.family, opened, source, companion=companion)
-
-
-def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    if isinstance(dtype, str):
-        found = getattr(torch, dtype, None)
-        if found not in (torch.float32, torch.float16, torch.bfloat16):
-            raise ModelError(f"dtype is float32, float16 or bfloat16, not {dtype!r}")
-        return found
-    return dtype
-
-
-def lowered(device: torch.device, precision: str | None) -> torch.autocast:
-    """Within the block products are made in "bfloat16" or "float16"; none given: as the weights are."""
-    return torch.autocast(device.type, _dtype(precision or "bfloat16"), enabled=bool(precision))
 
 
 def _live(pipe: Any, name: str, encoders: tuple, companion: Any, device: Any, dtype: torch.dtype | None) -> Model:

@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..edits import Edit
+from ..encoders.encoder import TextEncoder
 from ..errors import EditError
-from ..models.encoders import TextEncoder
 from . import cached
 from .readings import spaced
 from .trie import Sentence

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..models import hooks
-from ..models.encoders import TextEncoder
+from ..encoders import hooks
+from ..encoders.encoder import TextEncoder
 from .suffix import Start
 from .trie import Sentence
 

@@ -20,10 +20,10 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from ..encoders import hooks
+from ..encoders.encoder import TextEncoder
+from ..encoders.widened import Widened
 from ..errors import ModelError
-from ..models import hooks
-from ..models.encoders import TextEncoder
-from ..models.widened import Widened
 from .suffix import Start
 from .trie import Sentence, grow
 

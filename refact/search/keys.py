@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..edits import Edit
-from ..models.encoders import TextEncoder
+from ..encoders.encoder import TextEncoder
 from ..patch import Patch
 from .aligned import read_from
 from .readings import Reading, spaced

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..encoders.encoder import TextEncoder
 from ..errors import EditError
-from ..models.encoders import TextEncoder
-from ..models.model import lowered
+from ..models.precision import lowered
 from .suffix import pooled
 from .trie import Sentence
 

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from ..edits import Edit
+from ..encoders.encoder import TextEncoder
 from ..errors import EditError
-from ..models.encoders import TextEncoder
 from . import bidirectional, cached, suffix
 from .aligned import Aligned, aligned
 from .readings import Reading, reading

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ..edits import IMAGES, Edit
+from ..encoders.encoder import TextEncoder
 from ..errors import EditError, quoted
-from ..models.encoders import TextEncoder
 from ..models.model import Model
 from . import values
 from .gap import mean_gap

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..models.model import lowered
+from ..models.precision import lowered
+from ..progress import Progress, plainly
 from . import descent, objectives
 
 
@@ -92,12 +93,15 @@ def find(
     scale: Scale,
     width: int,
     search: Search,
+    progress: Progress = plainly,
+    label: str = "search",
 ) -> Found:
     """The offsets that minimise the objective.
 
     Every edit stops for itself, once its target's probability passes `search.stop` (contrastive), or once it has come
     `search.reach` of the way from source to target (direct); the others go on. `suffix` maps offsets to states,
     `features` states to what the candidates are made of. Weight decay is the authors' term, decay * ||d|| / ||v0||^2.
+    progress: sees each step; an exception that it raises ends the search.
     """
     count, device = len(scale.norms), scale.norms.device
     offsets = torch.zeros(count, width, device=device)
@@ -105,7 +109,7 @@ def find(
     optimiser = descent.of(search.optimiser, scale.rates, scale.bounds, width)
     active = loaded = torch.arange(count, device=device)
     working, compared = suffix, candidates
-    for step in range(search.max_steps + 1):
+    for step in progress(range(search.max_steps + 1), label, search.max_steps + 1):
         if len(active) <= 0.75 * len(loaded):
             loaded, working, compared = active, suffix.select(active), candidates.select(active)
         trial = offsets[loaded].requires_grad_()

@@ -13,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..edits import Edit
+from ..encoders.encoder import TextEncoder
 from ..errors import EditError
 from ..models.corpus import captions
-from ..models.encoders import TextEncoder
 from ..models.model import Model
 from . import suffix, trie, values
 from .aligned import Aligned, compared
@@ -69,7 +69,9 @@ def search(method: Any, model: Model, encoder: TextEncoder, layer: int, edits: S
         scale, how = scale_of(method, begun), search_of(method, edits)
         placed |= {at: places_of(method, begun, number) for number, at in enumerate(group)}
         with frozen(encoder.module, read.projection):
-            parts.append(values.find(forward, read.of_states, candidates, scale, encoder.width, how))
+            label = f"search in {encoder.name}, {len(these)} of {len(edits)} facts"
+            wanted = (forward, read.of_states, candidates, scale, encoder.width, how)
+            parts.append(values.find(*wanted, progress=model.progress, label=label))
     order = [at for group in groups for at in group]
     found = values.Found.of_all(parts).at(sorted(range(len(order)), key=order.__getitem__))
     places, shifts = zip(*(placed[at] for at in range(len(edits))))

@@ -25,6 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..edits import Edit, distinct
+from ..encoders.encoder import TextEncoder
 from ..errors import RefactError
 from ..evidence.bench import begin, folder_name
 from ..evidence.cases import Probe, hints
@@ -33,7 +34,6 @@ from ..evidence.metrics import SHOWN, clip_score, fid
 from ..evidence.provenance import form_of
 from ..evidence.results import read_json
 from ..models.corpus import captions
-from ..models.encoders import TextEncoder
 from ..models.model import Model
 from ..patch import Patch
 from ..progress import Progress, plainly

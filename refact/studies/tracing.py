@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..encoders.encoder import TextEncoder
+from ..encoders.hooks import read, replace
 from ..errors import EditError
-from ..models.encoders import TextEncoder
-from ..models.hooks import read, replace
 from ..search import objectives
 
 PARTS = {

@@ -10,8 +10,8 @@ from typing import Any
 
 from ..edits import Edit, slug
 from ..errors import EditError, RefactError
+from ..exports import usage
 from ..patch import Patch
-from ..record import usage
 from . import sharing
 from .engine import Engine, Joined
 from .proposals import Proposer, watched
@@ -64,7 +64,8 @@ class Form:
 def form_of(edit: Edit) -> Form:
     """A fact as it stands in the form; its pictures are not uploaded again."""
     new = edit.new if isinstance(edit.new, str) else ""
-    return Form(edit.prompt, new, (), edit.old or "", edit.subject or "", list(edit.aliases), list(edit.preserve))
+    old = edit.old if isinstance(edit.old, str) else ""
+    return Form(edit.prompt, new, (), old, edit.subject or "", list(edit.aliases), list(edit.preserve))
 
 
 @dataclass

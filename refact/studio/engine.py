@@ -216,7 +216,7 @@ def _parted(patch: Patch, texts: Sequence[str], others: Sequence[str]) -> tuple[
 
 def _judged(judge: Judge, edit: Edit, pictures: Sequence[Any], names: Sequence[str]) -> Sighting:
     told = [edit.new] if isinstance(edit.new, str) else []
-    choices = list(dict.fromkeys([*told, *([edit.old] if edit.old else []), *names]))
+    choices = list(dict.fromkeys([*told, *([edit.old] if edit.old and isinstance(edit.old, str) else []), *names]))
     found = _names(judge, pictures, choices)
     target = told[0] if told else _commonest(_names(judge, edit.new, choices))
     rather = _names(judge, pictures, [target, source_of(edit)]).count(target) if told else None

@@ -239,7 +239,8 @@ class Making:
             return (display.problem(sentence(error)), *(gr.skip(),) * (4 + len(self.fields)))
         more = " It takes the place of the one about the same words." if replaced else ""
         told = display.good(f"Kept: it is in the list of your facts below.{more}")
-        return (told, *HIDDEN, changed + 1, "", "", None, "", "", gr.update(value=[]), gr.update(value=[]))
+        empty = ("", "", None, gr.update(value="", info=display.OLD), "", gr.update(value=[]), gr.update(value=[]))
+        return (told, *HIDDEN, changed + 1, *empty)
 
     def drop_it(self, browser: str) -> tuple:
         """The fact that was tried is forgotten; the form stays, to be mended."""

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from .. import solve
 from ..edits import Edit, distinct
+from ..encoders import hooks
+from ..encoders.encoder import TextEncoder
 from ..errors import EditError
 from ..lora import Factors
-from ..models import hooks
-from ..models.encoders import TextEncoder
 from ..models.model import Model
 from ..patch import Patch
 from ..search.sentences import wordings

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from .. import solve
 from ..edits import Edit, distinct
+from ..encoders.encoder import TextEncoder
 from ..errors import EditError
-from ..models.encoders import TextEncoder
 from ..models.model import Model
 from ..patch import Patch
 from .loop import alone, patch_of

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ..edits import Edit, distinct
+from ..encoders import hooks
+from ..encoders.encoder import TextEncoder
 from ..errors import EditError
 from ..lora import Factors
-from ..models import hooks
-from ..models.encoders import TextEncoder
 from ..models.model import Model
 from ..patch import Patch
 from ..search import objectives
@@ -20,6 +20,7 @@ from ..search.sentences import templates_of, wordings
 from .loop import alone, chosen, chosen_layer, patch_of
 
 
+@torch.inference_mode(False)  # gradients are taken, also where the caller has turned them off
 def finetune(method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[Patch] = ()) -> Patch:
     """A dense change of fc2, Adam within |change| <= bound, direct L2 objective (ReFACT, Appendix G.1).
 
@@ -31,7 +32,7 @@ def finetune(method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[Pa
     logs: list[dict] = [{} for _ in edits]
     for encoder in chosen(model, method.encoders):
         layer = chosen_layer(model, encoder, method.layer)
-        change, first, last = _descend(method, encoder, layer, edits)
+        change, first, last = _descend(method, model, encoder, layer, edits)
         site = encoder.site(layer)
         factors[site] = (torch.eye(len(change)), change)
         for log in logs:
@@ -39,17 +40,19 @@ def finetune(method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[Pa
     return patch_of(method, model, edits, factors, logs, {})
 
 
-def _descend(method: Any, encoder: TextEncoder, layer: int, edits: list[Edit]) -> tuple[Tensor, float, float]:
+def _descend(
+    method: Any, model: Model, encoder: TextEncoder, layer: int, edits: list[Edit]
+) -> tuple[Tensor, float, float]:
     linear = encoder.linear(layer)
-    change = torch.zeros_like(linear.weight, requires_grad=True)
+    change = torch.zeros(linear.weight.shape, device=encoder.device, requires_grad=True)
 
     def moved(output: Tensor, keys: Tensor) -> Tensor:
         return output + keys @ change.T
 
     losses = []
-    for loss in _steps(
-        method, encoder, edits, change, method.learning_rate, method.epochs * method.steps, linear, moved
-    ):
+    count = method.epochs * method.steps
+    steps = _steps(method, encoder, edits, change, method.learning_rate, count, linear, moved)
+    for loss in model.progress(steps, f"descent in {encoder.name}", count):
         losses.append(loss)
         with torch.no_grad():
             change.clamp_(-method.bound, method.bound)
@@ -75,6 +78,7 @@ def _steps(method, encoder, edits, change: Tensor, rate: float, count: int, modu
         yield float(loss.detach())
 
 
+@torch.inference_mode(False)  # gradients are taken, also where the caller has turned them off
 def embedit(method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[Patch] = ()) -> Patch:
     """The embeddings of the tokens of every edit's subject, Adam, direct L2 objective; tokens that edits share are
     moved by each of them."""
@@ -88,7 +92,7 @@ def embedit(method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[Pat
         lefts, rights, at = [], [], 0
         for edit, log in zip(edits, logs):
             tokens = _tokens(encoder, edit)
-            change, losses = _move_words(method, encoder, edit, tokens)
+            change, losses = _move_words(method, model, encoder, edit, tokens)
             lefts.append(torch.nn.functional.one_hot(tokens, vocabulary).T.float())
             rights.append(change)
             log[site] = {"rows": [at, at + len(tokens)], "steps": len(losses), "loss": [losses[0], losses[-1]]}
@@ -106,7 +110,9 @@ def _tokens(encoder: TextEncoder, edit: Edit) -> Tensor:
     return torch.tensor(sorted(found))
 
 
-def _move_words(method: Any, encoder: TextEncoder, edit: Edit, tokens: Tensor) -> tuple[Tensor, list[float]]:
+def _move_words(
+    method: Any, model: Model, encoder: TextEncoder, edit: Edit, tokens: Tensor
+) -> tuple[Tensor, list[float]]:
     table = encoder.tower.embeddings.token_embedding
     slots = torch.zeros(table.num_embeddings, dtype=torch.long)  # 0: a token that stays
     slots[tokens] = torch.arange(1, len(tokens) + 1)
@@ -115,9 +121,10 @@ def _move_words(method: Any, encoder: TextEncoder, edit: Edit, tokens: Tensor) -
     def moved(output: Tensor, ids: Tensor) -> Tensor:
         return output + torch.nn.functional.pad(change, (0, 0, 1, 0))[slots[ids]]
 
-    size = float(table.weight.detach().square().mean().sqrt()) if method.relative else 1.0
+    size = float(table.weight.detach().float().square().mean().sqrt()) if method.relative else 1.0
+    steps = _steps(method, encoder, [edit], change, method.learning_rate * size, method.max_steps, table, moved)
     losses: list[float] = []
-    for loss in _steps(method, encoder, [edit], change, method.learning_rate * size, method.max_steps, table, moved):
+    for loss in model.progress(steps, f"descent for {edit.name}", method.max_steps):
         losses.append(loss)
         if len(losses) > 1 and loss <= method.stop * losses[0]:  # seen after the step was made, as in EmbEdit's code
             break

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from .. import solve
 from ..edits import Edit, distinct
+from ..encoders.encoder import TextEncoder
 from ..errors import EditError
 from ..models import covariance
-from ..models.encoders import TextEncoder
 from ..models.model import Model
 from ..patch import Patch
 from ..search.keys import Dropped, keys_of_patch, token_keys
@@ -22,6 +22,7 @@ from ..search.wanted import Wanted
 from .loop import Searcher, Written, one_layer
 
 
+@torch.inference_mode(False)  # gradients are taken, also where the caller has turned them off
 def refact(
     method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[Patch] = (), searched: Searcher | None = None
 ) -> Patch:
@@ -56,7 +57,7 @@ def covariance_of(method: Any, model: Model, encoder: TextEncoder, layer: int) -
         return torch.eye(encoder.linear(layer).in_features, dtype=torch.float64), {"corpus": None}
     corpus = method.corpus or model.corpus
     how = {"tokens": method.tokens, "padding": method.padding, "rarity": method.rarity, "cut": method.cut}
-    seen = covariance.obtain(encoder, layer, corpus=corpus, count=method.texts, **how)
+    seen = covariance.obtain(encoder, layer, corpus=corpus, count=method.texts, **how, progress=model.progress)
     record = how | {"texts": method.texts, "hash": seen.hash(), "tokens": seen.tokens, "corpus": seen.corpus}
     return seen.shrunk(method.shrink), record | {"shrink": method.shrink}
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from .. import __version__, solve
 from ..edits import Edit
+from ..encoders.encoder import TextEncoder
 from ..errors import EditError
-from ..models.encoders import TextEncoder
 from ..models.model import Model
 from ..patch import Patch
 from ..search.keys import Dropped

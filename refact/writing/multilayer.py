@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from .. import solve
 from ..edits import Edit, distinct
+from ..encoders.encoder import TextEncoder
 from ..errors import EditError
 from ..lora import Factors
-from ..models.encoders import TextEncoder
 from ..models.model import Model
 from ..patch import Patch
 from ..search import suffix
@@ -39,6 +39,7 @@ class Goal:
     wanted: Wanted
 
 
+@torch.inference_mode(False)  # gradients are taken, also where the caller has turned them off
 def memit(method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[Patch] = ()) -> Patch:
     """Each of `method.depth` layers writes its share of what is missing at the last of them, by ridge regression."""
     edits = distinct(edits)

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from ..edits import Edit
+from ..encoders import hooks
+from ..encoders.encoder import TextEncoder
 from ..errors import EditError
-from ..models import hooks
-from ..models.encoders import TextEncoder
 from ..models.model import Model
 from ..search import objectives, values
 from ..search.readings import Reading

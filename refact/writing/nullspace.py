@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import solve
 from ..edits import Edit, distinct
-from ..models.encoders import TextEncoder
+from ..encoders.encoder import TextEncoder
 from ..models.model import Model
 from ..patch import Patch
 from ..search.keys import keys_of_patch
@@ -20,6 +20,7 @@ from .loop import Written, one_layer
 from .multilayer import Goal, Solved, _states, shared
 
 
+@torch.inference_mode(False)  # gradients are taken, also where the caller has turned them off
 def alphaedit(method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[Patch] = ()) -> Patch:
     """Each of `method.depth` layers writes its share, within `method.share` of the corpus's energy (or below the
     absolute eigenvalue `method.threshold`); earlier edits are held softly."""

@@ -23,8 +23,9 @@ class Fingerprint:
         return total.hexdigest()[:16]
 
     def _digest(self, name: str, weight: Tensor) -> str:
-        state = (weight.data_ptr(), weight._version, weight.dtype)
-        if self._digests.get(name, (None, ""))[0] != state:
+        unseen = weight.is_inference()  # such a tensor counts no changes: it is read each time
+        state = (weight.data_ptr(), None if unseen else weight._version, weight.dtype)
+        if unseen or self._digests.get(name, (None, ""))[0] != state:
             data = weight.detach().to("cpu", torch.float16).contiguous().numpy()
             digest = hashlib.sha256(repr(data.shape).encode())
             digest.update(data.tobytes())

@@ -26,6 +26,7 @@ from .fingerprints import Fingerprint, plain_weights
 from .frames import frame_of
 from .hooks import read
 from .t5 import T5
+from .widened import is_lent
 
 __all__ = ["TextEncoder", "Tokens", "text_tower"]
 BATCH_TOKENS = 2048  # positions in one forward pass
@@ -90,7 +91,7 @@ class TextEncoder:
 
     @property
     def dtype(self) -> torch.dtype:
-        return base_weight(self.linear(0)).dtype
+        return torch.float32 if is_lent(self.linear(0)) else base_weight(self.linear(0)).dtype
 
     def linear(self, layer: int) -> nn.Linear:
         """The last matrix of a layer's MLP (fc2, T5: wo, decoders: down_proj), from inside a PEFT wrapper."""
@@ -141,10 +142,16 @@ class TextEncoder:
         raise EditError(f"layer {layer} of {self.name} takes no edit ({why}); use 0 to {use.stop - 1}")
 
     def in_float32(self) -> TextEncoder:
-        """This encoder if it is float32, else a float32 copy of it; a decoder computes in float32 as it is."""
-        if self.kind == "decoder" or all(weight.dtype == torch.float32 for weight in self.tower.parameters()):
+        """This encoder if it computes in float32 and gradients can be taken through it, else such a copy of it.
+
+        A decoder and an encoder whose weights belong to another program compute in float32 as they are. Of an encoder
+        that was opened in inference mode a copy is made, for its tensors take no part in a search.
+        """
+        plain = all(w.dtype == torch.float32 and not w.is_inference() for w in self.tower.parameters())
+        if self.kind == "decoder" or plain or is_lent(self.linear(0)):
             return self
-        module = copy.deepcopy(self.module).float()
+        with torch.inference_mode(False):
+            module = copy.deepcopy(self.module).float()
         return TextEncoder(self.name, module, self.component, self.row, self.length - self.frame.longer)
 
     # -- words --------------------------------------------------------------------------------------------------------
