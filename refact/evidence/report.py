@@ -315,7 +315,8 @@ def card(run: Run, case: Mapping) -> str:
     heads = "".join(f'<th class="{kind}">{escape(p["prompt"])}</th>' for kind, p in zip(kinds, case["probes"]))
     told = f"<p class='note'>also told: {escape('; '.join(edit['aliases']))}</p>" if edit["aliases"] else ""
     new = edit["new"] if isinstance(edit["new"], str) else case["oracle"]
-    title = f"{escape(edit['prompt'])}: {escape(edit['old'] if isinstance(edit['old'], str) else '')} <b>→ {escape(new)}</b>"
+    old = edit["old"] if isinstance(edit["old"], str) else ""
+    title = f"{escape(edit['prompt'])}: {escape(old)} <b>→ {escape(new)}</b>"
     return (
         f'<article data-failed="{" ".join(failed)}"><h5>{title}</h5>{told}'
         f"<div class='wide'><table class='strip'><tr><th></th>{heads}</tr>{''.join(rows)}</table></div></article>"
