@@ -58,9 +58,12 @@ class Edit:
             value = getattr(self, field)
             if not value or (isinstance(value, str) and not value.strip()):
                 raise EditError(f"an edit needs a {field}: {quoted(self.prompt)} -> {quoted(self.new)}")
-        named = {"prompt": self.prompt, "old": self.old or "", "subject": self.subject or "", "name": self.name}
+        named = {"prompt": self.prompt, "subject": self.subject or "", "name": self.name}
+        named |= {
+            field: given for field in ("new", "old") if not isinstance(given := getattr(self, field) or "", tuple)
+        }
         named |= {f"{field}[{at}]": text for field in LISTS for at, text in enumerate(getattr(self, field))}
-        for field, value in (named | ({} if self.targets_images else {"new": self.new})).items():
+        for field, value in named.items():
             _check_text(field, value, limits.NAME if field == "name" else limits.TEXT)
         if not self.name.isprintable():
             raise EditError(f"the name of an edit has printable characters only, not {quoted(self.name)}")
@@ -95,7 +98,9 @@ class Edit:
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := set(form) - known:
             raise DataError(f"an edit has no {sorted(unknown)}; it has {sorted(known)}")
-        return cls(**(form | {field: _read_end(form[field]) for field in ("new", "old") if field in form}))
+        return cls(
+            **({"prompt": ""} | form | {field: _read_end(form[field]) for field in ("new", "old") if field in form})
+        )
 
 
 def _read_end(value: Any) -> Any:

@@ -67,7 +67,11 @@ def unfamiliar(model: Any, edits: Iterable[Any]) -> list[str]:
         return []
     known, lines = words(), []
     for edit in edits:
-        texts = [edit.prompt, edit.old or "", edit.new if isinstance(edit.new, str) else ""]
+        texts = [
+            edit.prompt,
+            edit.old if isinstance(edit.old, str) else "",
+            edit.new if isinstance(edit.new, str) else "",
+        ]
         strange = list(dict.fromkeys(word for text in texts for word in _split(text) if word not in known))
         if strange:
             said = ", ".join(map(shown, strange[:8]))

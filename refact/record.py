@@ -265,8 +265,13 @@ def describe(path: str | Path, record: dict) -> str:
 
 
 def _meaning(edit: dict) -> str:
-    new = quoted(edit["new"]) if isinstance(edit["new"], str) else counted(len(edit["new"]["images"]), "picture")
-    return f"{quoted(edit['prompt'])} -> {new}" + (f" (was {quoted(edit['old'])})" if edit.get("old") else "")
+    was = f" (was {_end(edit['old'])})" if edit.get("old") else ""
+    return f"{quoted(edit['prompt'])} -> {_end(edit['new'])}{was}"
+
+
+def _end(form: str | dict) -> str:
+    """A target or a source: its words, or how many pictures."""
+    return quoted(form) if isinstance(form, str) else counted(len(form["images"]), "picture")
 
 
 def _where(part: dict) -> str:

@@ -33,6 +33,7 @@ REFUSED = {
     "a quote without end": ("f.csv", 'prompt,new\n"the flag,a cat\n', "line 2"),
     "a column twice": ("f.csv", "prompt,new,new\na,b,c\n", "two columns are called 'new'"),
     "a huge cell": ("f.csv", f"prompt,new\n{'a' * 200_000},b\n", "line 2: field larger"),
+    "no prompt": ("f.toml", '[[edit]]\nnew = "b"\n', "edit 1: an edit needs a prompt"),
     "an empty cell": ("f.csv", "prompt,new\na,\n", "edit 1: an edit needs a new"),
     "no UTF-8": ("f.csv", b"prompt,new\n\xff,b\n", "not UTF-8"),
     "a zero byte": ("f.toml", 'x = "\x00"', "cannot be read"),

@@ -442,3 +442,16 @@ def test_the_version_and_one_fact(refact, canada):
 def test_a_setting_that_makes_no_sense_is_refused_when_it_is_made(name, setting, value):
     with pytest.raises(EditError, match=f"{setting} of "):
         BUILT_IN[name](**{setting: value})
+
+
+def test_a_source_by_picture_is_kept_in_the_record_and_shown(canada, tmp_path):
+    patch = Patch.load(canada)
+    record = json.loads(json.dumps(patch.record))
+    record["edits"][0] |= {"new": {"images": ["a.png"]}, "old": {"images": ["b.png", "c.png"]}}
+    Patch(patch.factors, record).save(tmp_path / "p.safetensors")
+    loaded = Patch.load(tmp_path / "p.safetensors")
+    assert loaded.edits[0].old == (Path("b.png"), Path("c.png"))
+    assert "-> 1 picture (was 2 pictures)" in describe(tmp_path / "p.safetensors", loaded.record)
+    record["edits"][0]["new"] = "a cat"
+    with pytest.raises(package.PatchError, match="a source by picture needs a target by picture"):
+        Patch(patch.factors, record)

@@ -271,7 +271,7 @@ def _concepts(run: Run, axis: tuple[str, dict[str, float]], side: str) -> tuple[
             if scores := results.scores_of(case, label, side):
                 gaps = results.margins(case, scores)["efficacy"]
                 mean, error = float(gaps.mean()), 1.96 * float(gaps.std()) / math.sqrt(gaps.size)
-                curves.setdefault(case["edit"]["new"], []).append(Point(x, mean, mean - error, mean + error))
+                curves.setdefault(str(case["edit"]["new"]), []).append(Point(x, mean, mean - error, mean + error))
     every = [y for points in curves.values() for p in points for y in (p.low, p.high)] or [0.0, 1.0]
     caption = "Score of the target less that of the source, mean over seeds."
     return plots.lines(curves, axis[0], "target − source", (min(every), max(every))), caption
@@ -315,7 +315,8 @@ def card(run: Run, case: Mapping) -> str:
     heads = "".join(f'<th class="{kind}">{escape(p["prompt"])}</th>' for kind, p in zip(kinds, case["probes"]))
     told = f"<p class='note'>also told: {escape('; '.join(edit['aliases']))}</p>" if edit["aliases"] else ""
     new = edit["new"] if isinstance(edit["new"], str) else case["oracle"]
-    title = f"{escape(edit['prompt'])}: {escape(edit['old'] or '')} <b>→ {escape(new)}</b>"
+    old = edit["old"] if isinstance(edit["old"], str) else ""
+    title = f"{escape(edit['prompt'])}: {escape(old)} <b>→ {escape(new)}</b>"
     return (
         f'<article data-failed="{" ".join(failed)}"><h5>{title}</h5>{told}'
         f"<div class='wide'><table class='strip'><tr><th></th>{heads}</tr>{''.join(rows)}</table></div></article>"

@@ -56,7 +56,7 @@ class Told(Form):
 
     prompt: str
     new: str | Images
-    old: str | None
+    old: str | Images | None
     subject: str | None
     aliases: list[str]
 

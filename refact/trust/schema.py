@@ -63,7 +63,7 @@ class Fact(Part):
 
     prompt: Text
     new: Text | Images
-    old: Text | None
+    old: Text | Images | None
     subject: Text | None
     aliases: Texts = []
     preserve: Texts = []
@@ -139,7 +139,7 @@ class Wanted(Form):
 
     prompt: Text = ""
     new: Text | Images = ""
-    old: Text | None = None
+    old: Text | Images | None = None
     subject: Text | None = None
     aliases: Texts | Text = []
     preserve: Texts | Text = []
