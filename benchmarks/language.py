@@ -121,7 +121,7 @@ def fact(shape: str, steps: int = 10) -> dict:
     """One whole edit: ten contexts, ten steps, no covariance; and what its weights alone take."""
     encoder = encoder_of(shape)
     model = Model(shape, FAMILIES["z-image"], {"text_encoder": encoder})
-    method, begun = refact.ReFACT(max_steps=steps, covariance=False, reach=1e9), time.perf_counter()
+    method, begun = refact.ReFACT(max_steps=steps, covariance=False, reach=10.0), time.perf_counter()
     patch = method(model, phrases(1))
     spent = time.perf_counter() - begun
     log = next(iter(patch.record["edits"][0]["sites"].values()))

@@ -17,6 +17,8 @@ KEYS = {
     "UCE": ["arad2024refact", "gandikota2024uce", "refact_software"],
     "Entrance": ["arad2024refact", "gandikota2024uce", "refact_software"],
     "FineTune": ["arad2024refact", "refact_software"],
+    "EMCID": ["arad2024refact", "xiong2024emcid", "refact_software"],
+    "DiffQuickFix": ["arad2024refact", "basu2024diffquickfix", "refact_software"],
     "EmbEdit": ["arad2024refact", "he2024embedit", "refact_software"],
     "import": ["refact_software"],
     "import + UCE + TIME": ["arad2024refact", "gandikota2024uce", "orgad2023time", "refact_software"],

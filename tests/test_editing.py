@@ -208,9 +208,9 @@ def test_both_ways_to_the_features_agree(model, encoder):
     ("changes", "message"),
     [
         ({"layer": 3}, "takes no edit"),
-        ({"write": "both"}, "write is"),
-        ({"objective": "x"}, "objective is"),
-        ({"embedding": "x"}, "embedding is"),
+        ({"write": "both"}, "write of ReFACT is"),
+        ({"objective": "x"}, "objective of ReFACT is"),
+        ({"embedding": "x"}, "embedding of ReFACT is"),
         ({"contexts": 99}, "contexts is"),
         ({"encoders": ("text_encoder_9",)}, "no text encoder"),
     ],

@@ -27,6 +27,21 @@ MEMIT = """@inproceedings{meng2023memit,
   note      = {arXiv:2210.07229}
 }"""
 
+EMCID = """@misc{xiong2024emcid,
+  title  = {Editing Massive Concepts in Text-to-Image Diffusion Models},
+  author = {Xiong, Tianwei and Wu, Yue and Xie, Enze and Wu, Yue and Li, Zhenguo and Liu, Xihui},
+  year   = {2024},
+  note   = {arXiv:2403.13807}
+}"""
+
+DIFFQUICKFIX = """@inproceedings{basu2024diffquickfix,
+  title     = {Localizing and Editing Knowledge in Text-to-Image Generative Models},
+  author    = {Basu, Samyadeep and Zhao, Nanxuan and Morariu, Vlad I. and Feizi, Soheil and Manjunatha, Varun},
+  booktitle = {The Twelfth International Conference on Learning Representations},
+  year      = {2024},
+  note      = {arXiv:2310.13730}
+}"""
+
 ALPHAEDIT = """@inproceedings{fang2025alphaedit,
   title     = {{AlphaEdit}: Null-Space Constrained Knowledge Editing for Language Models},
   author    = {Fang, Junfeng and Jiang, Houcheng and Wang, Kun and Ma, Yunshan and Shi, Jie and Wang, Xiang and
@@ -70,6 +85,8 @@ SOFTWARE = f"""@software{{refact_software,
 PAPERS = {  # FineTune is a baseline of the ReFACT paper (its Appendix G.1)
     "refact": "",
     "memit": MEMIT,
+    "emcid": EMCID,
+    "diffquickfix": DIFFQUICKFIX,
     "alphaedit": ALPHAEDIT,
     "time": TIME,
     "uce": UCE,

@@ -75,7 +75,7 @@ class Covariance:
         component, which is called otherwise in other pipelines with the same encoder.
         """
         about, triangle = _read(path)
-        there = about | {"place": _place(about["site"])}
+        there = {"cut": 0} | about | {"place": _place(about["site"])}
         if other := [f"{key} {there[key]!r}, not {value!r}" for key, value in asked.items() if there[key] != value]:
             raise DataError(f"{path} is of {'; '.join(other)}: delete it, and the right one will be computed")
         size = about.pop("size")

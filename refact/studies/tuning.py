@@ -65,6 +65,7 @@ GRIDS: dict[str, list[dict[str, Any]]] = {  # beside the default; on each benchm
         {"learning_rate": 5e-3, "bound": 5e-2},
         {"learning_rate": 5e-3, "bound": 1.0},
     ],
+    "entrance": [{"strength": s} for s in (0.05, 1.0, 5.0, 20.0, 100.0)],
     "embedit": [
         {"learning_rate": 0.02},
         {"learning_rate": 0.1},
