@@ -130,7 +130,7 @@ def test_a_warning_of_ours_is_one_line_of_the_command(refact, canada, tmp_path, 
     monkeypatch.setenv("REFACT_CACHE", str(tmp_path / "cache"))
     words = ("--prompt", "a guitar", "--new", "a taxi", *QUICK, "--layer", 2, "--tokens", 500)
     monkeypatch.setattr(warnings, "filters", [("always", None, Warning, None, 0)])
-    code, _, err = refact("edit", *words, "--once", "-o", tmp_path / "x.safetensors")
+    code, _, err = refact("edit", *words, "--once", "--quiet", "-o", tmp_path / "x.safetensors")
     assert code in (0, 3), err
     assert one_line(err), err
     assert "REFACT_CACHE" in err
