@@ -201,10 +201,13 @@ def _rename_weights(file: Path) -> None:
 # -- for people -------------------------------------------------------------------------------------------------------
 
 
-def usage(path: str | Path, record: dict) -> str:
-    """The lines to use the file in diffusers, ComfyUI, A1111 and Forge, and what to export for other programs."""
+def usage(path: str | Path, record: dict, reader_has: str | Path = "") -> str:
+    """The lines to use the file in diffusers, ComfyUI, A1111 and Forge, and what to export for other programs.
+
+    `reader_has` is the file's path in these lines, where the reader will have it elsewhere (a download).
+    """
     kohya = any(".lora_down." in name for name in read_header(path).tensors)
-    path = Path(shown(path, 1000))
+    path = Path(shown(reader_has or path, 1000))
     name = re.sub(r"\W+", "_", path.stem)  # PEFT takes no dots in an adapter's name
     sites = {site for part in parts_of(record) for site in part["sites"]}
     if record["family"] in LANGUAGE:

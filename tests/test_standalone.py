@@ -247,7 +247,7 @@ def test_a_whole_checkpoint_is_no_encoders_file(pipes, tmp_path):
     tensors = tensors_of(pipes["flux"].text_encoder)
     save_file(tensors | {"model.diffusion_model.x": torch.ones(1)}, tmp_path / "a.safetensors")
     assert standalone.form_of(tmp_path / "a.safetensors") is None
-    with pytest.raises(ModelError, match=r"give config=FOLDER \(--config\)"):
+    with pytest.raises(ModelError, match=r"give refact\.load\(FILE, config=FOLDER\)"):
         load(tmp_path / "a.safetensors")
 
 

@@ -52,12 +52,12 @@ class Wanted:
 
 def search(method: Any, model: Model, encoder: TextEncoder, layer: int, edits: Sequence[Edit]) -> Wanted:
     """What each edit needs at this layer, found on the unedited encoder, `method.batch` edits at a time."""
+    edits = spoken(method, edits)
     check_lengths(encoder, edits)
     others = captions(method.negatives, seed=method.seed)
     companion = companion_of(model, method, edits, encoder)
     read = reading_for(encoder, method.embedding, others or captions(20), companion, layer)
     compare = comparing(method, model, read, others)
-    edits = spoken(method, edits)
     asked = [sentences_of(encoder, read, edit, searched_of(method), method.filled) for edit in edits]
     placed: dict[int, tuple[Places, Tensor]] = {}
     parts = []

@@ -162,7 +162,7 @@ class Desk:
         assert joined.patch is not None
         found.file = sharing.fresh(self.served, sharing.file_name(joined.patch))
         joined.patch.save(found.file)
-        found.usage = usage(found.file.name, joined.patch.record)
+        found.usage = usage(found.file, joined.patch.record, found.file.name)
         named = {edit.name: edit.prompt for edit in joined.patch.edits}
         between = clashes(self.engine.conflicts([patch for patch, _ in facts]), named)
         found.lines = (*between, *([joined.note] if joined.note else []))

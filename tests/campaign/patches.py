@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 import refact
+from refact import exports
 from refact import record as records
 from refact.edits import Edit, read_edits
 from refact.patch import Patch, from_lora, merge
@@ -81,7 +82,7 @@ def use(watch: Watch, case: str, path: Path, model: Any, good: Patch, deep: bool
     record = watch.attempt(f"{case} show", lambda: records.read_record(path))
     if record is not None:
         said = watch.attempt(
-            f"{case} describe", lambda: f"{records.describe(path, record)}\n{records.usage(path, record)}"
+            f"{case} describe", lambda: f"{records.describe(path, record)}\n{exports.usage(path, record)}"
         )
         watch.check_text(f"{case} describe", said or "")
     watch.attempt(f"{case} import", lambda: from_lora(path))
