@@ -31,7 +31,7 @@ def close(folder: Path) -> list[Path]:
     said: dict[str, dict] = {}
     for part in PARTS:
         if found := training.load(part):
-            said[part] = {key: found[key] for key in ("step", "seconds", "kept")}
+            said[part] = {key: found[key] for key in ("step", "seconds", "kept")} | {"players": list(found["players"])}
             for at, (player, weights) in enumerate(found["players"].items()):
                 best = {**weights, **found["average"]} if at == 0 else weights
                 tensors |= {f"{part}/{player}/{name}": w for name, w in halved(best).items()}
@@ -47,7 +47,7 @@ def close(folder: Path) -> list[Path]:
 
 
 def metadata(blob: bytes) -> dict[str, dict]:
-    """What the pieces say of each part: step, seconds, kept."""
+    """What the pieces say of each part: step, seconds, kept, and its players, the averaged one first."""
     length = int.from_bytes(blob[:8], "little")
     return json.loads(json.loads(blob[8 : 8 + length])["__metadata__"]["parts"])
 
@@ -60,12 +60,13 @@ def unpack(folder: Path) -> dict[str, int]:
         here = training.load(part)
         if here is not None and here["step"] >= said["step"]:
             continue
-        players: dict[str, dict[str, torch.Tensor]] = {}
+        # safetensors gives no order of its tensors, and the first player is the one that was averaged
+        players: dict[str, dict[str, torch.Tensor]] = {player: {} for player in said["players"]}
         for key, w in tensors.items():
             owner, player, name = key.split("/", 2)
             if owner == part:
-                players.setdefault(player, {})[name] = w.float() if w.is_floating_point() else w
-        first = players[part]
+                players[player][name] = w.float() if w.is_floating_point() else w
+        first = players[said["players"][0]]
         training.save(part, {**said, "fresh": said["step"], "players": players, "average": first})
         made[part] = said["step"]
     return made
