@@ -6,10 +6,7 @@ Importing this needs no torch. Which program and version reads which file was fo
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -104,16 +101,10 @@ def _write_adapters(patch: Patch, family: Family, folder: Path, dtype: torch.dty
         raise PatchError(f"a PEFT adapter is for a text encoder, and this patch changes the {strange[0]}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise PatchError(f"{folder} is there already; give a folder that is new or empty")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+    with disk.folder(folder) as partial:
         for layout in ("transformers-4", "transformers-5"):
             for name in components:
                 _write_adapter(patch, rows[name], layout, partial / layout / name, dtype)
-        partial.chmod(0o755)
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write_adapter(patch: Patch, row: EncoderRow, layout: str, folder: Path, dtype: torch.dtype) -> None:

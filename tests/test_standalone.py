@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -247,7 +249,7 @@ def test_a_whole_checkpoint_is_no_encoders_file(pipes, tmp_path):
     tensors = tensors_of(pipes["flux"].text_encoder)
     save_file(tensors | {"model.diffusion_model.x": torch.ones(1)}, tmp_path / "a.safetensors")
     assert standalone.form_of(tmp_path / "a.safetensors") is None
-    with pytest.raises(ModelError, match=r"give refact\.load\(FILE, config=FOLDER\)"):
+    with pytest.raises(ModelError, match=r"give config=FOLDER \(--config FOLDER\), a folder in diffusers' layout"):
         load(tmp_path / "a.safetensors")
 
 
@@ -283,7 +285,7 @@ def commands(app, above: str = "") -> list[tuple[str, list[str]]]:
         for key, one in getattr(command, "commands", {}).items():
             yield from walk(one, f"{name} {key}".strip())
         if not hasattr(command, "commands"):
-            yield name, [option for p in command.params for option in p.opts]
+            yield name, [option for p in command.params for option in (*p.opts, *p.secondary_opts)]
 
     return list(walk(root, above))
 
@@ -314,3 +316,25 @@ def test_a_checkpoint_from_the_command_line(tmp_path, monkeypatch):
     monkeypatch.setattr(model, "load", spy)
     CliRunner().invoke(app, ["stats", "-m", "a.safetensors", "--config", str(tmp_path)])
     assert (type(seen["name"]), seen["name"], seen["config"]) == (str, "a.safetensors", str(tmp_path))
+
+
+def test_messages_name_flags_that_exist():
+    """Whoever types `refact` is told what to type: every --flag in a text of the package is one of some command."""
+    from refact.cli.main import app
+
+    known = {option for _, options in commands(app) for option in options} | {"--help", "--version"}
+    others = {
+        "--local-dir": "hf download",
+        "--head": "ray start",
+        "--with": "the authors' own script",
+        "--no-": "a flag's opposite",
+    }
+    told = {
+        (file.name, flag)
+        for file in sorted(Path(refact.__file__).parent.rglob("*.py"))
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]+", node.value)
+    }
+    assert {("sources.py", "--config"), ("model.py", "--encoders"), ("model.py", "--clip")} <= told
+    assert [one for one in told if one[1] not in known and one[1] not in others] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import pytest
@@ -66,6 +67,17 @@ def test_a_taught_word_is_baked(tmp_path):
     assert "<gizmo>" not in json.loads((folder / "vocab.json").read_text())
     again = CLIPTokenizer.from_pretrained(folder)
     assert again("a <gizmo> cat").input_ids == tokenizer("a <gizmo> cat").input_ids
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_a_baked_folder_may_be_read_by_whoever_may_read_its_folder(tmp_path):
+    """safetensors gives its files to their owner alone; a server that runs as somebody else could not open them."""
+    before = os.umask(0o022)
+    try:
+        bake(load(tiny.folder("sd1", tmp_path / "source")), [], tmp_path / "baked")
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in (tmp_path / "baked").rglob("*") if file.is_file()} == {0o644}
 
 
 def test_extra_tokens_have_the_name_that_old_versions_know(tmp_path):

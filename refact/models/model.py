@@ -114,7 +114,7 @@ class Model:
             return _Rooted(encoder.part.root, encoder.tower)
         if component.startswith("text_encoder"):
             here = ", ".join(self.encoders)
-            raise ModelError(f"{component} of {self.name} is not loaded (encoders=...); loaded: {here}")
+            raise ModelError(f"{component} of {self.name} is not loaded (encoders=..., --encoders); loaded: {here}")
         if component in {"unet", "transformer"} and self._pipe_or_source():
             root = self.pipe.components.get(component)
             if root is not None:
@@ -192,7 +192,7 @@ class Model:
     def image_features(self, images: Sequence[Any]) -> Float[Tensor, "n d"]:
         """Projected features of PIL images or their paths, by the companion; not normalised."""
         if (clip := self.companion) is None:
-            raise ModelError(f"{self.name} has no companion CLIP: load it with companion=FOLDER")
+            raise ModelError(f"{self.name} has no companion CLIP: load it with companion=FOLDER (--clip FOLDER)")
         from PIL import Image
 
         pictures = [i if isinstance(i, Image.Image) else Image.open(i) for i in images]

@@ -171,7 +171,7 @@ def _file(path: Path, config: Path | None) -> Source:
         return Source(path.stem, path.parent, str(path), encoder_file=path, config=config)
     if config is None or not whole:
         raise ModelError(
-            f"{path.name} has weights alone: give refact.load(FILE, config=FOLDER), a folder in diffusers' layout "
+            f"{path.name} has weights alone: give config=FOLDER (--config FOLDER), a folder in diffusers' layout "
             "(model_index.json, configs, tokenizers) of the same kind of model"
         )
     return Source(path.stem, config, str(config), checkpoint=path, config=config)

@@ -60,7 +60,8 @@ def check(path: str | Path) -> None:
 def folder(path: str | Path) -> Iterator[Path]:
     """An empty folder beside `path`, which gets that name when the block ends well and is removed when it does not.
 
-    `path` itself must not exist, or be an empty folder.
+    `path` itself must not exist, or be an empty folder. Its files get the permissions of the user's umask, as the
+    folder does: safetensors writes files that nobody else may read.
     """
     path = _real(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +70,10 @@ def folder(path: str | Path) -> Iterator[Path]:
     partial.mkdir()
     try:
         yield partial
+        readable = partial.stat().st_mode & 0o666
         for file in partial.rglob("*"):
+            if file.is_file() and not file.is_symlink():
+                file.chmod(readable)
             _settle(file)
         os.replace(partial, path)
     finally:

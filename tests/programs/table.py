@@ -10,6 +10,7 @@ fetched. A program may be given several times, in different versions; each run r
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -47,10 +48,15 @@ def table(rows: list[dict]) -> str:
     """Markdown: a row for each program and version, a column for each family."""
     lines = [f"| program | version | {' | '.join(FAMILIES.values())} |", f"|---|---|{'---|' * len(FAMILIES)}"]
     order = list(PROGRAMS)
-    for row in sorted(rows, key=lambda row: (order.index(row["program"]), row["version"])):
+    for row in sorted(rows, key=lambda row: (order.index(row["program"]), _numbers(row["version"]))):
         cells = [_cell(row["results"].get(family)) for family in FAMILIES]
         lines.append(f"| {PROGRAMS[row['program']]} | {row['version']} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _numbers(version: str) -> list[int]:
+    """0.8.0 stands before 0.18.1."""
+    return [int(number) for number in re.findall(r"\d+", version)]
 
 
 def _cell(forms: dict | None) -> str:

@@ -7,7 +7,9 @@ from common import main, reading, stand_in
 sys.argv, given = sys.argv[:1], sys.argv
 sys.path.insert(0, given[1])
 stand_in("torchsde", "einops", "av", "torchaudio", "kornia", "spandrel", "alembic", "sqlalchemy")
-stand_in("aiohttp", "yaml", "scipy", "torchvision", "simpleeval", "blake3", "soundfile", "pydantic_settings")
+stand_in(
+    "comfy_aimdo", "aiohttp", "yaml", "scipy", "torchvision", "simpleeval", "blake3", "soundfile", "pydantic_settings"
+)
 
 import torch
 

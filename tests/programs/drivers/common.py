@@ -25,6 +25,7 @@ from torch import nn
 
 SHAPES = {768: (12, 3072), 1024: (16, 4096), 1280: (20, 5120)}  # width: heads, inner width
 Apply = Callable[[str, Path, dict[str, torch.Tensor]], dict[str, torch.Tensor]]
+USED: list[str] = []  # versions of the libraries whose modules were patched: what loads depends on them too
 
 
 class Refused(Exception):
@@ -84,9 +85,20 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         pass
 
 
+def _ask_transformers(names: tuple[str, ...]) -> None:
+    """Let transformers 5 find out which of these are installed, which it remembers: it wants a version of what is."""
+    try:
+        from transformers.utils import import_utils
+    except ImportError:
+        return
+    for name in names:
+        getattr(import_utils, f"is_{name}_available", bool)()
+
+
 def stand_in(*names: str) -> None:
     """Empty modules for libraries that the program's LoRA code imports and does not use, where they are not installed;
     a name that begins with "!" is replaced even so."""
+    _ask_transformers(names)
     missing = []
     for name in names:
         if name.startswith("!"):
@@ -106,8 +118,9 @@ def stand_in(*names: str) -> None:
 
 def tower(width: int, projected: bool, layers: int = 3) -> nn.Module:
     """A text encoder of transformers, as wide as a published one; its memory is not filled."""
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, __version__
 
+    USED[:] = [f" with transformers {__version__}"]
     heads, inner = SHAPES[width]
     config = CLIPTextConfig(
         hidden_size=width,
@@ -172,7 +185,7 @@ def main(apply: Apply, version: Callable[[Path], str], families: tuple[str, ...]
                 results.setdefault(family, {})[file.stem] = judged(before, after, found)
             except Refused as error:
                 results.setdefault(family, {})[file.stem] = {"result": "refused", "why": str(error)[:200]}
-    print(json.dumps({"version": version(checkout), "results": results}))
+    print(json.dumps({"version": version(checkout) + "".join(USED), "results": results}))
 
 
 def reading(file: str, pattern: str) -> Callable[[Path], str]:

@@ -2,7 +2,6 @@
 
 import diffusers
 import torch
-import transformers
 from common import Refused, linear, main, towers
 
 PIPELINES = {
@@ -39,7 +38,7 @@ def merged(found) -> torch.Tensor:
 
 
 def version(_):
-    return f"{diffusers.__version__} with transformers {transformers.__version__}"
+    return diffusers.__version__
 
 
 if __name__ == "__main__":
