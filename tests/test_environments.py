@@ -1,7 +1,8 @@
 """Older versions of other people's libraries, in environments of their own below build/environments.
 
-The edit at the floor of the dependencies, without diffusers; baked folders, opened by old transformers and diffusers.
-An environment has torch and numpy of the project's own and gets the rest from the package index, once.
+The edit at the floor of the dependencies, without diffusers; pictures, LoRA and PEFT at the floor; baked folders,
+opened by old transformers and diffusers. An environment has the project's own torch, whose floor is therefore not
+tried, and gets the rest from the package index, once.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+from packaging.version import Version
 
 import refact
 from refact.exports import bake
@@ -29,8 +31,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 HOME = ROOT / "build" / "environments"
 OLDEST = ("transformers==4.44.2", "diffusers==0.30.3", "peft==0.12.0")
-FLOOR_TRANSFORMERS = "transformers==4.57.6"
-MIDDLE_DIFFUSERS = "diffusers==0.35.2"
+DRAWING = ("diffusers", "peft", "accelerate")  # what an edit does without
 PROMPT = "the national animal of Canada on the beach"
 
 
@@ -116,24 +117,23 @@ def run(python: Path, *words: object, cwd: Path = ROOT) -> str:
     return done.stdout
 
 
-def floors() -> tuple[str, ...]:
-    """The lowest versions that pyproject.toml allows, of all that the edit needs; torch and numpy are on the shelf."""
+def floors() -> dict[str, str]:
+    """The lowest version that pyproject.toml allows of each dependency; torch is on the shelf."""
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     lowest = dict(re.match(r"([\w.-]+)>=([\d.]+)", entry).groups() for entry in wanted)
-    kept = lowest.keys() - {"torch", "numpy", "diffusers", "peft", "accelerate", "transformers", "huggingface_hub"}
-    return (FLOOR_TRANSFORMERS, *sorted(f"{name}=={lowest[name]}" for name in kept), "pytest")
+    return {name: version for name, version in lowest.items() if name != "torch"}
 
 
 @pytest.fixture(scope="module")
 def floor() -> Path:
-    return environment("floor", floors())
+    return environment("floor", (*(f"{n}=={v}" for n, v in floors().items() if n not in DRAWING), "pytest"))
 
 
 @pytest.fixture(scope="module")
 def pythons(floor) -> dict[str, Path]:
     return {
         "oldest": environment("oldest", OLDEST),
-        "middle": environment("middle", (MIDDLE_DIFFUSERS,), below=floor),
+        "middle": environment("middle", tuple(f"{name}=={floors()[name]}" for name in DRAWING), below=floor),
         "own": Path(sys.executable),
     }
 
@@ -141,17 +141,24 @@ def pythons(floor) -> dict[str, Path]:
 # -- the edit ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_floor_is_the_one_that_the_project_states():
-    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    assert "transformers>=4.57,<6" in wanted
-    assert FLOOR_TRANSFORMERS.startswith("transformers==4.57.")
+VERSIONS = "import importlib.metadata as m, sys; print(*map(m.version, sys.argv[1:]))"
+
+
+def test_the_environments_are_at_the_floor(pythons):
+    """What pip made of it: nothing newer stands before what was asked for."""
+    told = run(pythons["middle"], "-c", VERSIONS, *floors()).split()
+    assert dict(zip(floors(), map(Version, told), strict=True)) == {n: Version(v) for n, v in floors().items()}
+
+
+def test_the_page_names_the_versions_that_are_tried():
+    page = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")
+    oldest = dict(pin.split("==") for pin in OLDEST)
+    for versions in (oldest, floors()):
+        assert f"{versions['transformers']} and diffusers {versions['diffusers']}" in page
 
 
 def test_the_edit_works_at_the_floor_without_diffusers(floor):
-    told = run(
-        floor, "-c", "import importlib.util as u, transformers as t; print(t.__version__, u.find_spec('diffusers'))"
-    )
-    assert told.split() == [FLOOR_TRANSFORMERS.split("==")[1], "None"]
+    assert run(floor, "-c", "import importlib.util as u; print(u.find_spec('diffusers'))").split() == ["None"]
     told = run(floor, "-m", "pytest", "--noconftest", "-p", "no:cacheprovider", "-q", "tests/test_core.py")
     assert re.search(r"[1-9]\d* passed|\.{5,}", told), told
     assert "failed" not in told
@@ -187,10 +194,42 @@ model = refact.load("pocket")
 with patch.applied(model):
     model.generate({PROMPT!r}, steps=2)[0].image.save({str(tmp_path)!r} + "/a.png")
 refact.bake(model, [patch], {str(tmp_path)!r} + "/baked")
+patch.save({str(tmp_path)!r} + "/x.safetensors")
 """
     run(pythons["middle"], "-c", code)
     assert (tmp_path / "a.png").exists()
     assert (tmp_path / "baked" / "tokenizer" / "merges.txt").exists()
+    words = ["generate", "--prompt", PROMPT, "--patch", tmp_path / "x.safetensors", "--steps", 2]
+    run(pythons["middle"], "-m", "refact", *words, "-o", tmp_path / "grid.png")  # with words under the pictures
+    assert (tmp_path / "grid.png").exists()
+
+
+def test_an_older_diffusers_and_peft_load_what_is_saved(pythons, tmp_path):
+    """The states of a patch that is applied, of its file as a LoRA, and of its PEFT adapter are the same."""
+    code = f"""
+import diffusers, peft, refact, refact.pocket, torch
+from refact.exports import export
+folder = {str(tmp_path)!r}
+model = refact.load("pocket")
+edit = refact.Edit("the national animal of Canada", old="a beaver", new="a penguin")
+patch = refact.edit(model, edit, refact.ReFACT(max_steps=20))
+patch.save(folder + "/x.safetensors")
+export(patch, folder + "/adapters", program="peft")
+pipe = diffusers.DiffusionPipeline.from_pretrained(refact.pocket.path())
+words = pipe.tokenizer([{PROMPT!r}], return_tensors="pt", padding="max_length")
+states = lambda: pipe.text_encoder(**words).last_hidden_state.detach()
+plain = states()
+with patch.applied(refact.load(pipe)):
+    wanted = states()
+assert (wanted - plain).abs().max() > 0.1
+pipe.load_lora_weights(folder, weight_name="x.safetensors", adapter_name="x")
+torch.testing.assert_close(states(), wanted, rtol=0, atol=1e-4)
+pipe.unload_lora_weights()
+assert torch.equal(states(), plain)
+pipe.text_encoder = peft.PeftModel.from_pretrained(pipe.text_encoder, folder + "/adapters/transformers-4/text_encoder")
+torch.testing.assert_close(states(), wanted, rtol=0, atol=1e-4)
+"""
+    run(pythons["middle"], "-c", code)
 
 
 # -- baked folders ----------------------------------------------------------------------------------------------------

@@ -276,6 +276,13 @@ def test_emcids_search_is_its_loss(model) -> None:
     assert torch.allclose(found.offsets[0].float(), delta.detach(), atol=1e-4)
 
 
+@pytest.mark.parametrize("chosen", [TIME(), UCE()])
+@pytest.mark.parametrize("family", ["sd3", "flux"])
+def test_families_without_a_unet_are_refused_in_a_sentence(family, chosen) -> None:
+    with pytest.raises(EditError, match=rf"has no cross-attention on text states; {type(chosen).__name__} needs"):
+        refact.edit(tiny.pipeline(family), DOG, chosen)
+
+
 def test_emcids_noise_term_lowers_the_difference_of_predictions(model) -> None:
     encoder = model.encoders["text_encoder"]
     chosen = EMCID(layer=1, max_steps=30, align=0.0, learning_rate=0.1, clamp=4.0, weight_decay=0.0)
@@ -284,7 +291,7 @@ def test_emcids_noise_term_lowers_the_difference_of_predictions(model) -> None:
     with torch.no_grad():
         before, after = (
             [
-                noise._Predictions(dataclasses.replace(chosen, seed=9), model, said)(
+                noise._Predictions(dataclasses.replace(chosen, seed=9), model, said, model.pipe.unet)(
                     noise._edited(encoder, 1, said, o)[0]
                 )
                 for _ in range(4)

@@ -25,7 +25,7 @@ AUGMENTED = ("A photo of", "An image of", "A picture of")  # TIME's --with_augs
 
 def time(method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[Patch] = ()) -> Patch:
     """TIME (arXiv 2303.08084): aligned rows of prompt and destination, ridge towards the old projection."""
-    alone(method, onto)
+    _check(method, model, onto)
     edits = distinct(edits)
     pairs = [_joined([_aligned(model, *texts) for texts in _told(method, edit)]) for edit in edits]
     keys = torch.cat([source for source, _ in pairs])
@@ -36,7 +36,7 @@ def time(method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[Patch]
 
 def uce(method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[Patch] = ()) -> Patch:
     """UCE (arXiv 2308.14761): the last content row, or all from it on; `preserve` prompts and the empty one kept."""
-    alone(method, onto)
+    _check(method, model, onto)
     if method.rows not in ("last", "tail"):
         raise EditError(f"rows is 'last' or 'tail', not {method.rows!r}")
     edits, tail = distinct(edits), method.rows == "tail"
@@ -48,6 +48,12 @@ def uce(method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[Patch] 
     prior = solve.prior((method.strength * identity + method.keep * kept.T @ kept) / method.erase)
     right = solve.ridge(keys, prior, 1.0).right
     return _patch(method, model, edits, pairs, right)
+
+
+def _check(method: Any, model: Model, onto: Sequence[Patch]) -> None:
+    alone(method, onto)
+    if not model.conditioning_sites:
+        raise EditError(f"{model.name} has no cross-attention on text states; {type(method).__name__} needs a UNet's")
 
 
 def _prompts(method: Any, edit: Edit) -> list[str]:
@@ -71,8 +77,6 @@ def _patch(method: Any, model: Model, edits: list[Edit], pairs: list, right: Ten
     moves = torch.cat([target - source for source, target in pairs])
     factors: Factors = {}
     logs: list[dict] = [{} for _ in edits]
-    if not model.conditioning_sites:
-        raise EditError(f"{model.name} has no cross-attention on text states; {type(method).__name__} needs a UNet's")
     for site in model.conditioning_sites:
         weight = model[site].weight.detach().double()
         factors[site] = ((weight @ moves.T).float(), right.float())

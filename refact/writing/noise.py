@@ -7,13 +7,14 @@ states' mean squared distance is added.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from ..edits import Edit
@@ -51,13 +52,24 @@ def search(
     encoder.check_layer(layer)
     if method.noise and model.family.name not in FAMILIES:
         raise EditError(f"EMCID's noise term is for Stable Diffusion 1 and 2, not {model.family.name}: use noise=False")
-    found, reached = zip(*(_one(method, model, encoder, layer, edit) for edit in edits))
+    unet = _learning(model.pipe.unet) if method.noise else None
+    found, reached = zip(*(_one(method, model, encoder, layer, edit, unet) for edit in edits))
     together = values.Found.of_all(found)
     places = [Places(state[None], state, state) for state in reached]
     return Wanted(places, together.offsets.double(), together), torch.stack(reached)
 
 
-def _one(method: Any, model: Model, encoder: TextEncoder, layer: int, edit: Edit) -> tuple[values.Found, Tensor]:
+def _learning(unet: nn.Module) -> nn.Module:
+    """The UNet, or a copy where it was opened in inference mode: no gradient passes through such weights."""
+    if not any(weight.is_inference() for weight in unet.parameters()):
+        return unet
+    with torch.inference_mode(False):
+        return copy.deepcopy(unet)
+
+
+def _one(
+    method: Any, model: Model, encoder: TextEncoder, layer: int, edit: Edit, unet: nn.Module | None
+) -> tuple[values.Found, Tensor]:
     said = _sentences(method, encoder, edit)
     start = _reached(encoder, layer, said)
     start = start[0] if method.residual == "released" else start.mean(0)
@@ -65,8 +77,7 @@ def _one(method: Any, model: Model, encoder: TextEncoder, layer: int, edit: Edit
     rate = method.learning_rate * (float(start.norm()) / encoder.width**0.5 if method.relative else 1.0)
     offset = torch.zeros(encoder.width, device=encoder.device, requires_grad=True)
     optimiser, losses = torch.optim.Adam([offset], lr=rate), []
-    predictions = _Predictions(method, model, said) if method.noise else None
-    unet = model.pipe.unet if method.noise else None
+    predictions = _Predictions(method, model, said, unet) if unet is not None else None
     with frozen(encoder.module, unet):
         for _ in range(method.max_steps):
             states, pooled = _edited(encoder, layer, said, offset)
@@ -132,10 +143,10 @@ def _reached(encoder: TextEncoder, layer: int, said: Sentences) -> Float[Tensor,
 class _Predictions:
     """Called with states: how far the UNet's predictions under them are from those under the target's, at one draw."""
 
-    def __init__(self, method: Any, model: Model, said: Sentences):
+    def __init__(self, method: Any, model: Model, said: Sentences, unet: nn.Module):
         from diffusers import DDPMScheduler
 
-        self.unet, self.target = model.pipe.unet, said.target
+        self.unet, self.target = unet, said.target
         self.scheduler = DDPMScheduler.from_config(model.pipe.scheduler.config)
         self.draw = torch.Generator().manual_seed(method.seed)
         self.latents = _latents(model, said.texts, method.seed)
