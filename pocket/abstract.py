@@ -10,6 +10,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Mapping, Sequence
 
+from refact.evidence.cases import hints
+
 from .benchmark import PLAIN, ROAD, SEED, VALIDATION, World, first, negatives
 from .world import article
 
@@ -164,12 +166,17 @@ def composite_row(world: World, one: Mapping, other: Mapping, rng: random.Random
 def composite_negatives(
     world: World, pair: tuple[Mapping, Mapping], targets: Sequence[Mapping], rng: random.Random
 ) -> list[tuple[Mapping, Mapping]] | None:
-    """Five concepts that must stay, each with the target that must not come: siblings and sources of both."""
+    """Five concepts that must stay, each with the target that must not come: siblings and sources of both.
+
+    None is told to a method, of either edit.
+    """
     found: list[tuple[Mapping, Mapping]] = []
-    shown = {world.thing(t)["id"] for t in targets}
+    shown, form = {world.thing(t)["id"] for t in targets}, {"concepts": list(world.concepts.values())}
+    told = {prompt for subject in pair for prompt in hints(first(subject), form)[1]}
     for subject, target, count in zip(pair, targets, (3, 2)):
         same = [c for c in world.kind("role") if c["relation"] == subject["relation"] and c not in pair]
         wanted = [[world.thing(subject)], rng.sample(same, len(same)), rng.sample(world.kind("flag"), 20)][:count]
+        wanted = [[c for c in some if first(c) not in told] for some in wanted]
         kept = negatives(world, subject, target, wanted)
         if kept is None or any(world.thing(k)["id"] in shown for k in kept):
             return None

@@ -41,6 +41,7 @@ _HOMES = {  # names are imported when first used, so that `import refact` costs 
     "MEMIT": "methods.memit",
     "AlphaEdit": "methods.alphaedit",
     "TIME": "methods.crossattention",
+    "SPEED": "methods.speed",
     "UCE": "methods.crossattention",
     "Entrance": "methods.entrance",
     "FineTune": "methods.finetune",

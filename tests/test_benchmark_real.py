@@ -127,7 +127,8 @@ AUTHORS = (  # every peer by its authors' settings, its search cut short and its
     "refact:authors:layer=1:texts=300:max_steps=4,refact:paper:layer=1:tokens=3000:max_steps=4:negatives=3,"
     "memit:authors:layer=2:depth=2:tokens=3000:max_steps=4:negatives=3,emcid:authors:texts=300:max_steps=3,"
     "alphaedit:authors:layer=2:depth=2:tokens=3000:max_steps=4:negatives=3:threshold=0.5,"
-    "diffquickfix,embedit:authors:max_steps=3,time:authors,uce:authors,uce:tail,oracle"
+    "diffquickfix,embedit:authors:max_steps=3,time:authors,uce:authors,uce:tail,"
+    "speed:authors,oracle"
 )
 
 

@@ -154,3 +154,70 @@ def test_the_published_validation_files_are_read_whole() -> None:
     assert road[1].edit.new == "Ant\u00f3nio Guterres"
     timed, said = cases.read_cases(DATA / "TIMED_validation_set.csv")
     assert [len(c.positives) + len(c.negatives) for c in timed] == [10] * 8
+
+
+COMPOSITE = (
+    "Prompt,Oracle,Old,New,Prompt2,Old2,New2,"
+    "Positive1,Positive_oracle1,Positive_old1,Positive_new1,Positive_first1,Positive_second1,Negative1,Negative_new1\n"
+)
+BOTH = "X's dish,a pie,a fish,a pie,Y's bird,a crow,a wren,{},{},a fish and a crow,a pie and a wren,{},a fish,a pie\n"
+ASKED = ("X's dish and Y's bird", "a pie and a wren", "a pie and a crow,a fish and a wren")
+
+
+def test_a_row_of_two_edits_is_one_case_with_both(tmp_path) -> None:
+    (case,), problems = read(tmp_path, COMPOSITE + BOTH.format(*ASKED))
+    assert problems == ["1 of 1 cases have fewer than 5 positives or 5 negatives"]
+    assert case.kind == "composite"
+    assert [(e.prompt, e.old, e.new) for e in case.edits] == [
+        ("X's dish", "a fish", "a pie"),
+        ("Y's bird", "a crow", "a wren"),
+    ]
+    assert len({case.id, *(e.name for e in case.edits)}) == 2
+    (probe,) = case.positives
+    assert probe.others == ("a fish and a crow", "a pie and a crow", "a fish and a wren")
+    own = cases.probes_of(case)[:2]
+    assert [(p.prompt, p.old, p.new, p.oracle) for p in own] == [
+        ("X's dish", "a fish", "a pie", "a pie"),
+        ("Y's bird", "a crow", "a wren", "a wren"),
+    ]
+    assert set(probe.others) < set(cases.texts_of(case))
+
+
+def test_two_rows_that_differ_in_their_second_edit_are_two_cases(tmp_path) -> None:
+    row = BOTH.format(*ASKED)
+    found, problems = read(tmp_path, COMPOSITE + row + row.replace("a wren,X", "a lark,X"))
+    assert len({case.id for case in found}) == 2
+    assert not [p for p in problems if "repeats" in p]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("a wren,X", "a CROW,X"), "row 2: old and new are the same text, 'a crow': left out"),
+        (("Y's bird,a crow", "x's dish,a crow"), 'row 2: both edits are of one prompt, "X\'s dish": left out'),
+        (("Y's bird,a crow", ",a crow"), "row 2: no 'prompt2': left out"),
+        ((",a fish and a wren", ","), "row 2: positive 1 lacks its texts with one fact alone: one may pass for both"),
+    ],
+)
+def test_a_second_edit_that_cannot_be_used_is_named(tmp_path, change, said) -> None:
+    row = BOTH.format(*ASKED)
+    _, problems = read(tmp_path, COMPOSITE + row + row.replace(*change))
+    assert said in problems
+
+
+def test_both_edits_are_told_of_the_world_and_neither_protects_what_the_other_changes(tmp_path) -> None:
+    row = BOTH.format(*ASKED).replace("X's dish", "the animal of X").replace("Y's bird", "thing b")
+    (case,), _ = read(tmp_path, COMPOSITE + row.replace("a wren", "thing d"), world=WORLD)
+    assert case.edit.aliases == ("X's animal",)
+    assert case.edit.preserve == ()
+    assert case.second.aliases == ()
+
+
+def test_the_fourth_worlds_benchmarks_are_known_by_name() -> None:
+    for name in ("pocket-abstract", "pocket-composite-validation"):
+        assert name in cases.BUNDLED
+        if (Path(cases.__file__).parents[1] / "data" / f"{name}.csv").is_file():
+            assert cases.read_cases(name)[0][0].kind == name.split("-")[1]
+        else:
+            with pytest.raises(DataError, match="fourth version of the bundled model"):
+                cases.read_cases(name)

@@ -14,6 +14,7 @@ KEYS = {
     "MEMIT": ["arad2024refact", "meng2023memit", "refact_software"],
     "AlphaEdit": ["arad2024refact", "fang2025alphaedit", "refact_software"],
     "TIME": ["arad2024refact", "orgad2023time", "refact_software"],
+    "SPEED": ["arad2024refact", "li2026speed", "refact_software"],
     "UCE": ["arad2024refact", "gandikota2024uce", "refact_software"],
     "Entrance": ["arad2024refact", "gandikota2024uce", "refact_software"],
     "FineTune": ["arad2024refact", "refact_software"],

@@ -14,7 +14,7 @@ from transformers import CLIPTextModel
 
 import refact
 from refact.errors import EditError
-from refact.methods.registry import MEMIT, METHODS, TIME, UCE, AlphaEdit, EmbEdit, FineTune, ReFACT, method
+from refact.methods.registry import MEMIT, METHODS, SPEED, TIME, UCE, AlphaEdit, EmbEdit, FineTune, ReFACT, method
 from refact.models import covariance
 from refact.search import suffix, trie
 from refact.search.readings import Reading, reading
@@ -155,6 +155,7 @@ def test_edits_made_onto_a_patch_leave_its_facts(model, encoder):
         AlphaEdit(**QUICK, share=0.2),
         TIME(),
         UCE(),
+        SPEED(texts=40),
         FineTune(layer=1, epochs=1, steps=2, contexts=2),
         EmbEdit(max_steps=2, contexts=2),
         ReFACT(**QUICK, objective="direct"),
@@ -171,7 +172,7 @@ def test_every_method_makes_a_patch_that_changes_the_prompt_and_reverts(model, c
     patch = chosen(model, [CANADA])
     patch.save(tmp_path / "patch.safetensors")
     loaded = refact.Patch.load(tmp_path / "patch.safetensors")
-    unet = type(chosen) in (TIME, UCE)
+    unet = type(chosen) in (TIME, UCE, SPEED)
     site = model.conditioning_sites[0] if unet else next(iter(patch.factors))
     weight = model[site].weight.detach().clone()
     with loaded.applied(model):
@@ -239,7 +240,9 @@ def test_word_embeddings_move_what_is_written_with_them_and_nothing_else(model, 
     assert (after[3] - aim).norm() < 0.8 * (before[3] - aim).norm()
 
 
-@pytest.mark.parametrize("chosen", [TIME(), UCE(), FineTune(layer=1), EmbEdit()], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize(
+    "chosen", [TIME(), UCE(), SPEED(texts=40), FineTune(layer=1), EmbEdit()], ids=lambda m: type(m).__name__
+)
 def test_methods_that_cannot_hold_earlier_facts_say_so(model, chosen):
     with pytest.raises(EditError, match="cannot hold"):
         chosen(model, [CANADA], [TIME()(model, [FRANCE])])
@@ -295,7 +298,19 @@ def test_a_live_pipeline_is_taken_as_it_is():
 
 def test_methods_are_found_by_name():
     assert method("refact:authors", layer=3).weight_decay == 0.1
-    ours = ("refact", "memit", "emcid", "alphaedit", "time", "uce", "entrance", "diffquickfix", "finetune", "embedit")
+    ours = (
+        "refact",
+        "memit",
+        "emcid",
+        "alphaedit",
+        "time",
+        "uce",
+        "speed",
+        "entrance",
+        "diffquickfix",
+        "finetune",
+        "embedit",
+    )
     assert set(METHODS) == set(ours)
     assert method("refact:many:layer=0") == ReFACT.many(layer=0) == ReFACT(layer=0, weight_decay=0.1, reach=1.0)
     assert method("refact:paper:layer=5:objective=direct") == ReFACT.paper(layer=5, objective="direct")

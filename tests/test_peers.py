@@ -15,10 +15,11 @@ import refact
 from refact import families
 from refact.encoders.encoder import text_tower
 from refact.errors import EditError
-from refact.methods.registry import EMCID, MEMIT, TIME, UCE, AlphaEdit, DiffQuickFix, EmbEdit, method, presets
+from refact.methods.registry import EMCID, MEMIT, SPEED, TIME, UCE, AlphaEdit, DiffQuickFix, EmbEdit, method, presets
 from refact.models import covariance
 from refact.search import wanted
 from refact.writing import crossattention, multilayer, noise
+from refact.writing import speed as erasing
 
 DOG = refact.Edit("a dog", new="a red dog")
 KING = refact.Edit("the king of france", new="a lion", aliases=("the french king",), preserve=("a queen", "paris"))
@@ -168,6 +169,72 @@ def test_uce_with_tails_is_its_script_of_2023(model) -> None:
     close(UCE.tail()(model, [KING]), literal)
     with pytest.raises(EditError, match="rows is"):
         UCE(rows="all")(model, [KING])
+
+
+# -- SPEED ------------------------------------------------------------------------------------------------------------
+
+KEPT = ("a red phone", "two cats", "the tower", "a lion on a red car", "the flag of paris", "a dog on the tower")
+
+
+def speed_by_hand(
+    weight: np.ndarray, t: np.ndarray, a: np.ndarray, retained: np.ndarray, k2: np.ndarray, augment: int, draw
+) -> np.ndarray:
+    """train_erase_null.py, edit_model: the sums are means over the concepts; columns of k2 are held."""
+    identity, n = np.eye(len(weight.T)), len(t)
+    tt, at = sum(np.outer(row, row) for row in t) / n, sum(np.outer(one, row) for one, row in zip(a, t)) / n
+    erase = weight @ (at - tt) @ np.linalg.inv(identity + tt)
+    weakest = np.linalg.svd(weight, full_matrices=False)[2][-1]
+    if augment:
+        norms = np.linalg.norm(retained @ erase.T, axis=1)
+        retained = retained[norms > norms.mean()]
+        noise = torch.randn(len(retained), augment, 1, generator=draw, dtype=torch.float64).numpy()
+        copies = np.concatenate([row + part * weakest for row, part in zip(retained, noise)])
+        norms = np.linalg.norm(copies @ erase.T, axis=1)
+        retained = np.concatenate([retained, copies[norms > norms.mean()]])
+    u, s, _ = np.linalg.svd(sum(np.outer(row, row) for row in retained) / len(retained))
+    p = u[:, s < 0.1] @ u[:, s < 0.1].T
+    m = np.linalg.inv(tt @ p + identity)
+    inner = np.linalg.inv(k2.T @ p @ m @ k2)
+    return weight @ (at - tt) @ p @ (identity - m @ k2 @ inner @ k2.T @ p) @ m
+
+
+@pytest.mark.parametrize("augment", [0, 3])
+def test_speed_is_its_script(model, tmp_path, augment) -> None:
+    """Filter, copies, null space and held rows of two concepts; a retained text that holds a concept is left out."""
+    (tmp_path / "kept.txt").write_text("\n".join(KEPT))
+    edits = [DOG, refact.Edit("the king of france", new="a lion", preserve=("a queen",))]
+    chosen = SPEED.authors(retain=str(tmp_path / "kept.txt"), augment=augment)
+    t, a = (np.stack([last(model, text) for text in texts]) for texts in zip(*((e.prompt, e.new) for e in edits)))
+    retained = np.stack([last(model, text) for text in ("a queen", *KEPT[:-1])])
+    empty = torch.from_numpy(states(model, ""))
+    k2 = torch.cat([empty[:1], erasing.middles(empty[1:], 3, 0)]).numpy().T
+    draw = torch.Generator().manual_seed(0)
+    sites = {site: w for site, w in weights(model).items() if site.endswith("to_v")}
+    literal = {site: speed_by_hand(w, t, a, retained, k2, augment, draw) for site, w in sites.items()}
+    patch = chosen(model, edits)
+    close(patch, literal)
+    for site, (left, right) in patch.factors.items():
+        moved = left.double() @ right.double() @ torch.from_numpy(k2)
+        assert moved.norm() < 1e-5 * (model[site].weight.double() @ torch.from_numpy(k2)).norm()  # held exactly
+
+
+def test_speed_spares_what_is_retained_and_without_a_free_direction_refuses(model, tmp_path) -> None:
+    with pytest.raises(EditError, match="raise the threshold"):
+        SPEED(threshold=1e-12, texts=200)(model, [DOG])
+    (tmp_path / "kept.txt").write_text("\n".join(KEPT))
+    rows = torch.from_numpy(np.stack([last(model, text) for text in KEPT[:-1]]))
+
+    def moved(retain: str) -> float:
+        patch = SPEED(retain=retain, filtered=False)(model, [KING])
+        return sum(float((b.double() @ a.double() @ rows.T).norm()) for b, a in patch.factors.values())
+
+    assert moved(str(tmp_path / "kept.txt")) < 0.5 * moved("")
+
+
+def test_the_middles_of_rows_are_those_of_their_groups() -> None:
+    rows = torch.tensor([[0.0, 0], [0, 2], [10, 0], [10, 2], [0, 50]], dtype=torch.float64)
+    found = min((erasing.middles(rows, 3, seed) for seed in range(9)), key=lambda c: torch.cdist(rows, c).amin(1).sum())
+    assert sorted(found.tolist()) == [[0, 1], [0, 50], [10, 1]]
 
 
 # -- MEMIT, EMCID, AlphaEdit ------------------------------------------------------------------------------------------
@@ -375,7 +442,7 @@ def test_peers_have_their_authors_settings_by_name() -> None:
     assert {"refact:authors", "time:authors", "uce:authors", "uce:tail", "memit:authors", "emcid:authors"} < set(
         presets()
     )
-    assert {"alphaedit:authors", "embedit:authors"} < set(presets())
+    assert {"alphaedit:authors", "embedit:authors", "speed:authors"} < set(presets())
     assert method("time:authors").strength == 0.1
     spoken = method("refact:authors:layer=7:corpus=hf:wikitext:wikitext-103-raw-v1:texts=10")
     assert (spoken.layer, spoken.corpus, spoken.texts) == (7, "hf:wikitext:wikitext-103-raw-v1", 10)

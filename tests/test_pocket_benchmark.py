@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 from collections import Counter
 
@@ -87,13 +88,10 @@ def test_every_row_is_whole_and_no_two_texts_that_are_compared_are_the_same(case
 @pytest.mark.parametrize("name", NAMES)
 def test_no_negative_contradicts_the_edit_or_shows_its_target(cases, form, name) -> None:
     for case in cases[name]:
-        target, subject = shows(form, case.edit.new), case.edit.prompt
-        for probe in case.negatives:
-            assert subject not in probe.prompt
-            if case.kind == "road":
-                assert not shows(form, probe.prompt) & target
-            else:
-                assert not shows(form, probe.prompt) & shows(form, subject)
+        for edit, probe in itertools.product(case.edits, case.negatives):
+            assert edit.prompt not in probe.prompt
+            target = edit.prompt if case.kind == "timed" else edit.new
+            assert not shows(form, probe.prompt) & shows(form, target)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -101,16 +99,19 @@ def test_what_methods_are_told_is_not_what_they_are_tested_with(cases, form, nam
     """The wording that is held back is asked for twice; of roles and flags it ends in another word."""
     last = {c["wordings"][0]: c["wordings"][-1] for c in form["concepts"]}
     for case in cases[name]:
-        aliases, protected = hints(case.edit.prompt, form)
-        assert (case.edit.aliases, set(case.edit.preserve)) == (aliases, set(protected) - {case.edit.new})
-        assert not {p.prompt for p in case.negatives} & set(protected)
-        if case.kind == "road":
-            held_back = last[case.edit.prompt]
+        busy = {text for edit in case.edits for text in (edit.prompt, edit.new)}
+        for edit in case.edits:
+            aliases, protected = hints(edit.prompt, form)
+            assert (edit.aliases, set(edit.preserve)) == (aliases, set(protected) - busy)
+            assert not {p.prompt for p in case.negatives} & set(edit.preserve)
+            if case.kind == "timed":
+                continue
+            held_back = last[edit.prompt]
             assert held_back not in aliases
             asked = [p.prompt for p in case.positives if held_back in p.prompt]
             assert len(asked) >= 2
-            if "abstract" not in name:
-                assert all(case.edit.prompt.split()[-1] not in prompt.split() for prompt in asked)
+            if case.kind != "abstract":
+                assert all(edit.prompt.split()[-1] not in prompt.split() for prompt in asked)
 
 
 def test_attributes_are_also_asked_in_a_wording_that_ends_in_another_word(cases, form) -> None:
@@ -152,18 +153,21 @@ def test_the_table_of_own_colours_is_of_the_things_of_the_world(form) -> None:
     assert {colour for own in benchmark.own_colours().values() for colour in own} <= set(benchmark.USED)
 
 
-def test_two_edits_in_one_prompt_are_asked_for_both(made) -> None:
-    for row in rows(made["pocket-composite.csv"]) + rows(made["pocket-composite-validation.csv"]):
-        assert len({row["New"], row["New2"], row["Old"], row["Old2"]}) == 4
-        for i in range(1, 6):
-            texts = {row[f"Positive_{part}{i}"] for part in ("old", "new", "first", "second")}
-            assert len(texts) == 4
-            assert row["New"] in row[f"Positive_new{i}"]
-            assert row["New2"] in row[f"Positive_new{i}"]
-            assert row[f"Negative{i}"] not in (row["New"], row["New2"])
+def test_two_edits_in_one_prompt_are_asked_for_both(cases) -> None:
+    for case in (*cases["pocket-composite"], *cases["pocket-composite-validation"]):
+        assert case.kind == "composite"
+        first, second = case.edits
+        assert len({first.old, first.new, second.old, second.new}) == 4
+        for probe in case.positives:
+            assert len({*probe.others, probe.new}) == 4
+            assert first.new in probe.new
+            assert second.new in probe.new
+            assert [(first.new in half, second.new in half) for half in probe.halves] == [(True, False), (False, True)]
+        assert not {p.prompt for p in case.negatives} & {first.new, second.new}
 
 
-def test_abstract_rows_are_of_styles_artists_and_emotions(made, form) -> None:
+def test_abstract_rows_are_of_styles_artists_and_emotions(made, cases, form) -> None:
+    assert {case.kind for case in cases["pocket-abstract"]} == {"abstract"}
     kinds = {w: c["kind"] for c in form["concepts"] for w in c["wordings"]}
     found = rows(made["pocket-abstract.csv"]) + rows(made["pocket-abstract-validation.csv"])
     assert Counter(kinds[row["Prompt"]] for row in found).keys() >= {"artist", "style", "emotion", "object", "named"}

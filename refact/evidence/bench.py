@@ -182,7 +182,7 @@ class Bench:
             return self.clean(unit.case)
         began = time.perf_counter()
         try:
-            patch = method(self.model, [unit.case.edit])
+            patch = method(self.model, unit.case.edits)
         except RefactError as error:
             return Outcome(unit.case, {unit.label: {"error": f"{type(error).__name__}: {error}"}})
         log = log_of(patch) | {"seconds": time.perf_counter() - began}
@@ -238,8 +238,8 @@ class Bench:
         assert self.judge
         found: dict[str, Any] = strict.binary(self.judge, probes, prompts, of)
         if self.plan.names.texts:
-            last = 1 + len(case.positives)
-            asked = [(p.new, p.old) if i < last else (p.old, p.new) for i, p in enumerate(probes)]
+            last = len(case.edits) + len(case.positives)
+            asked = [(p.new, *p.others) if i < last else (p.old, p.new) for i, p in enumerate(probes)]
             found["named"] = strict.named(self.judge, asked, prompts, of, self.plan.names)
         if ORACLE in self.plan.methods:
             found["distance"] = strict.distances(of, prompts, self.unedited(case), [p.oracle for p in probes])
@@ -279,18 +279,23 @@ class Bench:
 def text_scores(
     probes: list[Probe], prompts: list[str], after: dict[str, np.ndarray], before: dict[str, np.ndarray]
 ) -> dict[str, list[list[float]]]:
-    """How near each prompt's embedding is to the clean ones of its old and its new text: minus the L2 distance."""
-    return {
-        side: [[-float(np.linalg.norm(after[prompt] - before[getattr(p, side)]))] for p, prompt in zip(probes, prompts)]
-        for side in ("old", "new")
-    }
+    """How near each prompt's embedding is to the clean ones of its old and its new text: minus the L2 distance.
+
+    Where several texts stand against the new one, "old" is the nearest of them.
+    """
+
+    def near(prompt: str, texts: Sequence[str]) -> list[float]:
+        return [max(-float(np.linalg.norm(after[prompt] - before[text])) for text in texts)]
+
+    pairs = list(zip(probes, prompts))
+    return {"old": [near(t, p.others) for p, t in pairs], "new": [near(t, [p.new]) for p, t in pairs]}
 
 
 def log_of(patch: Any) -> dict:
     """What a patch tells of its making."""
-    sites = patch.record["edits"][0].get("sites", {}) if patch.record.get("edits") else {}
-    steps = [site["steps"] for site in sites.values() if site.get("steps") is not None]
-    return {"steps": max(steps) if steps else None, "sites": sites}
+    logs = [log.get("sites", {}) for log in patch.record.get("edits", ())]
+    steps = [site["steps"] for sites in logs for site in sites.values() if site.get("steps") is not None]
+    return {"steps": max(steps) if steps else None, "sites": logs[0] if logs else {}}
 
 
 def encoded(image: Any) -> bytes:
@@ -349,7 +354,7 @@ def keep(out: Path, outcome: Outcome) -> None:
     for name, content in outcome.images.items():
         write(out / name, content)
     scores = read_case(out, outcome.case.id)["scores"] | outcome.scores
-    form = outcome.case.to_json() | {"probes": [vars(p) for p in probes_of(outcome.case)], "scores": finite(scores)}
+    form = outcome.case.to_json() | {"probes": [p.to_json() for p in probes_of(outcome.case)], "scores": finite(scores)}
     write(out / "cases" / f"{outcome.case.id}.json", json.dumps(form).encode())
 
 

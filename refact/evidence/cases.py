@@ -18,8 +18,10 @@ from pathlib import Path
 from ..edits import Edit, slug
 from ..errors import DataError, EditError
 
-BUNDLED = ("pocket-road", "pocket-road-validation", "pocket-timed", "pocket-timed-validation")
+FORMS = ("road", "timed", "abstract", "composite")
+BUNDLED = tuple(f"pocket-{form}{end}" for form in FORMS for end in ("", "-validation"))
 ROAD, TIMED = {"prompt", "oracle", "old", "new"}, {"old", "new", "gt1"}
+COMPOSITE = ROAD | {"prompt2", "old2", "new2"}  # a second edit, which is made with the first
 MOST_PROTECTED = 4  # prompts a case: in a small model more of them starve the edit of free directions
 
 
@@ -27,18 +29,32 @@ MOST_PROTECTED = 4  # prompts a case: in a small model more of them starve the e
 class Probe:
     """A prompt and the two texts that its pictures are judged by; `oracle` is what the unedited model is given.
 
-    Of a positive `new` is right; of a negative `old` is right, which is as a rule the prompt itself.
+    Of a positive `new` is right; of a negative `old` is right, which is as a rule the prompt itself. Where a prompt
+    asks for two facts, `halves` are the texts with one of them alone: as wrong as `old`.
     """
 
     prompt: str
     old: str
     new: str
     oracle: str
+    halves: tuple[str, ...] = ()
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The texts that stand against `new`: the old one, and those with one new fact of two."""
+        return (self.old, *self.halves)
+
+    def to_json(self) -> dict:
+        """Its texts; no halves where there are none."""
+        return {name: text for name, text in vars(self).items() if text != ()}
 
 
 @dataclass(frozen=True)
 class Case:
-    """One edit and its probes; `kind` is "road", "timed" or the name of the study that made it."""
+    """One edit and its probes; `kind` is one of FORMS or the name of the study that made it.
+
+    second: an edit that is made together with the first. The positives then ask for both facts in one picture.
+    """
 
     id: str
     edit: Edit
@@ -46,6 +62,12 @@ class Case:
     negatives: tuple[Probe, ...]
     oracle: str
     kind: str
+    second: Edit | None = None
+
+    @property
+    def edits(self) -> list[Edit]:
+        """What a method is given: the edit, or both."""
+        return [self.edit, self.second] if self.second else [self.edit]
 
     @property
     def source(self) -> str:
@@ -54,23 +76,30 @@ class Case:
 
     def to_json(self) -> dict:
         """Everything that a run of this case depends on."""
-        probes = {name: [vars(p) for p in getattr(self, name)] for name in ("positives", "negatives")}
-        return {"id": self.id, "kind": self.kind, "oracle": self.oracle, "edit": self.edit.to_json(), **probes}
+        probes = {name: [p.to_json() for p in getattr(self, name)] for name in ("positives", "negatives")}
+        second = {"second": self.second.to_json()} if self.second else {}
+        form = {"id": self.id, "kind": self.kind, "oracle": self.oracle, "edit": self.edit.to_json()}
+        return form | second | probes
 
 
 def probes_of(case: Case) -> list[Probe]:
-    """The edit prompt's own probe, the positives, the negatives: the order of all scores."""
+    """The edited prompts' own probes, the positives, the negatives: the order of all scores."""
     target = case.edit.new if isinstance(case.edit.new, str) else case.oracle
-    return [Probe(case.edit.prompt, case.source, target, case.oracle), *case.positives, *case.negatives]
+    own = [Probe(case.edit.prompt, case.source, target, case.oracle)]
+    if case.second:
+        own.append(Probe(case.second.prompt, str(case.second.old), str(case.second.new), str(case.second.new)))
+    return [*own, *case.positives, *case.negatives]
 
 
 def texts_of(case: Case) -> list[str]:
     """Every text whose clean embedding is needed."""
-    return [text for p in probes_of(case) for text in (p.prompt, p.old, p.new, p.oracle)]
+    return [text for p in probes_of(case) for text in (p.prompt, *p.others, p.new, p.oracle)]
 
 
 def read_cases(data: str | Path, world: Mapping | None = None) -> tuple[list[Case], list[str]]:
     """The cases of a csv file, or of a bundled benchmark by its name, and the problems that its rows have.
+
+    Rows in RoAD's columns that also have Prompt2, Old2 and New2 are of two edits, made together.
 
     world: the pocket's world (`refact.pocket.world()`), by default for the bundled files only: what an edit is told
     of its subject's other wordings and neighbours comes from there, never from the row's own probes.
@@ -78,12 +107,14 @@ def read_cases(data: str | Path, world: Mapping | None = None) -> tuple[list[Cas
     path, name = Path(data), str(data)
     if name in BUNDLED:
         path = Path(__file__).parents[1] / "data" / f"{name}.csv"
+        if not path.is_file():
+            raise DataError(f"{name}: comes with the fourth version of the bundled model, which is not installed here")
         world = bundled_world() if world is None else world
     elif not path.is_file():
         raise DataError(f"{name}: no such file, nor a bundled benchmark ({', '.join(BUNDLED)})")
     rows, problems = _rows(path)
-    kind = "road" if rows[0][1].keys() >= ROAD else "timed"
-    make = _road if kind == "road" else _timed
+    kind = _kind(path, rows[0][1].keys())
+    make = _timed if kind == "timed" else _road
     found: dict[str, Case] = {}
     for number, row in rows:
         if case := _case(make, kind, number, row, problems):
@@ -94,6 +125,15 @@ def read_cases(data: str | Path, world: Mapping | None = None) -> tuple[list[Cas
     if not found:
         raise DataError(f"{path}: no row can be used: " + "; ".join(problems[:5]))
     return [told(case, world or {}) for case in found.values()], problems + _remarks(found.values())
+
+
+def _kind(path: Path, columns: Iterable[str]) -> str:
+    """The form of a file by its columns; pocket-abstract, which has RoAD's, by its name."""
+    if not set(columns) >= ROAD:
+        return "timed"
+    if set(columns) >= COMPOSITE:
+        return "composite"
+    return "abstract" if path.stem.startswith("pocket-abstract") else "road"
 
 
 def bundled_world() -> Mapping:
@@ -134,21 +174,26 @@ def clean(text: str) -> str:
 
 
 def _case(make, kind: str, number: int, row: dict[str, str], problems: list[str]) -> Case | None:
-    needed = ("prompt", "old", "new") if kind == "road" else ("old", "new")
+    needed = ("old", "new") if kind == "timed" else ("prompt", "old", "new")
+    needed += ("prompt2", "old2", "new2") if kind == "composite" else ()
     if missing := [name for name in needed if not row.get(name)]:
         problems.append(f"row {number}: no {missing[0]!r}: left out")
         return None
-    if row["old"].casefold() == row["new"].casefold():
-        problems.append(f"row {number}: old and new are the same text, {row['old']!r}: left out")
+    for end in ("", "2") if kind == "composite" else ("",):
+        if alike(row[f"old{end}"], row[f"new{end}"]):
+            problems.append(f"row {number}: old and new are the same text, {row[f'old{end}']!r}: left out")
+            return None
+    if kind == "composite" and alike(row["prompt"], row["prompt2"]):
+        problems.append(f"row {number}: both edits are of one prompt, {row['prompt']!r}: left out")
         return None
     try:
-        return make(row, number, problems)
+        return make(kind, row, number, problems)
     except EditError as error:
         problems.append(f"row {number}: {error}: left out")
         return None
 
 
-def _road(row: dict[str, str], number: int, problems: list[str]) -> Case:
+def _road(kind: str, row: dict[str, str], number: int, problems: list[str]) -> Case:
     positives = [
         (row.get(f"positive{i}", ""), row.get(f"positiveold{i}", ""), row.get(f"positivenew{i}", ""), i)
         for i in _numbers(row, "positive")
@@ -158,16 +203,19 @@ def _road(row: dict[str, str], number: int, problems: list[str]) -> Case:
         for i in _numbers(row, "negative")
     ]
     edit = Edit(row["prompt"], old=row["old"], new=row["new"])
-    return _made("road", edit, row.get("oracle") or row["new"], positives, negatives, row, number, problems)
+    case = _made(kind, edit, row.get("oracle") or row["new"], positives, negatives, row, number, problems)
+    if kind != "composite":
+        return case
+    return named(replace(case, second=Edit(row["prompt2"], old=row["old2"], new=row["new2"])))
 
 
-def _timed(row: dict[str, str], number: int, problems: list[str]) -> Case:
+def _timed(kind: str, row: dict[str, str], number: int, problems: list[str]) -> Case:
     positives, negatives = (
         [(text := row.get(f"{name}{i}", ""), text, row.get(f"{right}{i}", ""), i) for i in _numbers(row, name)]
         for name, right in (("positive", "gt"), ("negative", "gn"))
     )
     edit = Edit(row["old"], old=row["old"], new=row["new"])
-    return _made("timed", edit, row["new"], positives, negatives, row, number, problems)
+    return _made(kind, edit, row["new"], positives, negatives, row, number, problems)
 
 
 def _numbers(row: dict[str, str], name: str) -> list[int]:
@@ -185,10 +233,26 @@ def _made(kind, edit: Edit, oracle: str, positives, negatives, row, number: int,
             if old.casefold() == new.casefold():
                 problems.append(f"row {number}: {name} {i} has one text for old and new, {old!r}: it is never right")
             given = row.get(f"positiveoracle{i}") or new if name == "positive" else prompt
-            probes[name].append(Probe(prompt, old, new, given))
-    case = Case("", edit, tuple(probes["positive"]), tuple(probes["negative"]), oracle, kind)
-    key = key_of(case)
-    return replace(case, id=key, edit=replace(edit, name=key))
+            halves = _halves(kind, row, i, number, problems) if name == "positive" else ()
+            probes[name].append(Probe(prompt, old, new, given, halves))
+    return named(Case("", edit, tuple(probes["positive"]), tuple(probes["negative"]), oracle, kind))
+
+
+def _halves(kind: str, row: dict[str, str], i: int, number: int, problems: list[str]) -> tuple[str, ...]:
+    """The texts of a positive with one of its two facts: without them, one fact alone would pass for both."""
+    if kind != "composite":
+        return ()
+    found = tuple(text for side in ("first", "second") if (text := row.get(f"positive{side}{i}", "")))
+    if len(found) < 2:
+        problems.append(f"row {number}: positive {i} lacks its texts with one fact alone: one may pass for both")
+    return found
+
+
+def named(case: Case) -> Case:
+    """The case under a name of its own, which its edits bear too."""
+    key = key_of(replace(case, id="", edit=replace(case.edit, name="")))
+    second = case.second and replace(case.second, name=f"{key}-2")
+    return replace(case, id=key, edit=replace(case.edit, name=key), second=second)
 
 
 def key_of(case: Case) -> str:
@@ -202,8 +266,8 @@ def key_of(case: Case) -> str:
 
 def _remarks(cases: Iterable[Case]) -> list[str]:
     cases = list(cases)
-    wordings = [(c.edit.words.casefold(), p.prompt.casefold()) for c in cases for p in c.positives]
-    other = sum(subject not in prompt for subject, prompt in wordings)
+    wordings = [([e.words.casefold() for e in c.edits], p.prompt.casefold()) for c in cases for p in c.positives]
+    other = sum(any(subject not in prompt for subject in subjects) for subjects, prompt in wordings)
     found = []
     if other:
         found.append(
@@ -211,7 +275,7 @@ def _remarks(cases: Iterable[Case]) -> list[str]:
         )
     if short := sum(len(c.positives) < 5 or len(c.negatives) < 5 for c in cases):
         found.append(f"{short} of {len(cases)} cases have fewer than 5 positives or 5 negatives")
-    if known := sum(alike(p.prompt, c.edit.prompt) for c in cases for p in c.negatives):
+    if known := sum(alike(p.prompt, e.prompt) for c in cases for p in c.negatives for e in c.edits):
         found.append(f"{known} negatives have the very prompt that is edited: no method can be right on both")
     return found
 
@@ -222,11 +286,17 @@ def alike(one: str, other: str) -> bool:
 
 
 def told(case: Case, world: Mapping) -> Case:
-    """The case with what a person who knows the world would tell a method: `hints` of its subject."""
-    aliases, preserve = hints(case.edit.words, world)
-    target = case.edit.new if isinstance(case.edit.new, str) else ""
-    kept = tuple(p for p in preserve if not alike(p, target))
-    return replace(case, edit=replace(case.edit, aliases=aliases, preserve=kept))
+    """The case with what a person who knows the world would tell a method: `hints` of each subject.
+
+    No target is protected, nor the prompt of the other edit.
+    """
+    busy = [text for edit in case.edits for text in (edit.prompt, edit.new) if isinstance(text, str)]
+
+    def knowing(edit: Edit) -> Edit:
+        aliases, preserve = hints(edit.words, world)
+        return replace(edit, aliases=aliases, preserve=tuple(p for p in preserve if not any(alike(p, b) for b in busy)))
+
+    return replace(case, edit=knowing(case.edit), second=case.second and knowing(case.second))
 
 
 def hints(subject: str, world: Mapping) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -34,7 +34,11 @@ HEADS = {
     "named": "Named",
     "named_generality": "Named, positives",
     "named_specificity": "Named as before, negatives",
+    "adaptive": "Adaptive",
+    "adaptive_generality": "Adaptive, positives",
+    "adaptive_specificity": "Adaptive, negatives",
 }
+NEAR = "At least as near to the right text as the oracle's pictures on average less two deviations (arXiv 2409.17928)"
 FAR = "Root mean square difference to the oracle's picture of the same seed, in grey levels of 255."
 CURVES = ("efficacy", "generality", "specificity", "f1_geometric")
 PUBLISHED = {  # Stable Diffusion 1.4, 25 seeds, LAION ViT-bigG/14 as the judge (arXiv 2306.00738v3)
@@ -130,7 +134,8 @@ def table(found: Mapping[str, Mapping], kind: str | None) -> str:
     best = {h: _best(found, h) for h in used}
     far = any(entry.get("distances") for entry in found.values())
     rows = [_row(label, entry, used, best, far) for label, entry in found.items()]
-    heads = "".join(f"<th>{HEADS[h]}</th>" for h in used)
+    tips = dict.fromkeys(results.ADAPTIVE, f' title="{escape(NEAR)}"')
+    heads = "".join(f"<th{tips.get(h, '')}>{HEADS[h]}</th>" for h in used)
     if kind in PUBLISHED:
         source = f"Published: {SETS[kind]}, Stable Diffusion 1.4, another judge, 25 seeds"
         rows.append(f'<tr class="rule"><th colspan="{len(used) + far + 4}">{source}</th></tr>')
@@ -310,17 +315,23 @@ def card(run: Run, case: Mapping) -> str:
     if not any("<img" in row for row in rows):
         return ""
     failed = [folder_name(m) for m in labels if m not in (BASELINE, ORACLE) and (results.wrong(case, m))]
-    edit, last = case["edit"], 1 + len(case["positives"])
-    kinds = ["edit", *["positive"] * (last - 1), *["negative"] * len(case["negatives"])]
+    edits, counts = results.edits_of(case), (len(case["positives"]), len(case["negatives"]))
+    kinds = [*["edit"] * len(edits), *["positive"] * counts[0], *["negative"] * counts[1]]
     heads = "".join(f'<th class="{kind}">{escape(p["prompt"])}</th>' for kind, p in zip(kinds, case["probes"]))
-    told = f"<p class='note'>also told: {escape('; '.join(edit['aliases']))}</p>" if edit["aliases"] else ""
-    new = edit["new"] if isinstance(edit["new"], str) else case["oracle"]
-    old = edit["old"] if isinstance(edit["old"], str) else ""
-    title = f"{escape(edit['prompt'])}: {escape(old)} <b>→ {escape(new)}</b>"
+    aliases = [alias for edit in edits for alias in edit["aliases"]]
+    told = f"<p class='note'>also told: {escape('; '.join(aliases))}</p>" if aliases else ""
+    title = " and ".join(_change(edit, case["oracle"]) for edit in edits)
     return (
         f'<article data-failed="{" ".join(failed)}"><h5>{title}</h5>{told}'
         f"<div class='wide'><table class='strip'><tr><th></th>{heads}</tr>{''.join(rows)}</table></div></article>"
     )
+
+
+def _change(edit: Mapping, oracle: str) -> str:
+    """An edit in words, as HTML."""
+    new = edit["new"] if isinstance(edit["new"], str) else oracle
+    old = edit["old"] if isinstance(edit["old"], str) else ""
+    return f"{escape(edit['prompt'])}: {escape(old)} <b>→ {escape(new)}</b>"
 
 
 def _strip(run: Run, case: Mapping, label: str) -> str:

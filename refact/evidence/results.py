@@ -19,6 +19,8 @@ from .metrics import Tally
 COLUMNS = ("efficacy", "generality", "specificity", "f1_geometric", "f1_harmonic")
 STRICTER = {"generality_75": 0.75, "generality_90": 0.90}
 STRICT = ("named", "named_generality", "named_specificity")  # the judge's first name among all, see strict.py
+ADAPTIVE = ("adaptive", "adaptive_generality", "adaptive_specificity")  # as near to its text as the oracle's pictures
+SIGMAS = 2  # of the oracle's pictures, below their mean (CAKE, arXiv 2409.17928)
 UNTOLD = "generality_untold"  # positives in wordings of the subject that no method was told
 
 
@@ -39,7 +41,7 @@ class Run:
 
     @property
     def kind(self) -> str | None:
-        """ "road", "timed", or the study's."""
+        """ "road", "timed", "abstract", "composite", or the study's."""
         return self.settings["data"]["kind"]
 
     @property
@@ -96,14 +98,33 @@ def scores_of(case: Mapping, label: str, side: str) -> Mapping | None:
     return scores and scores.get(side)
 
 
+def edits_of(case: Mapping) -> list[Mapping]:
+    """The case's edit, or both where it has two."""
+    return [case["edit"], *([case["second"]] if case.get("second") else [])]
+
+
+def parts_of(case: Mapping) -> dict[str, slice]:
+    """Which of a case's probes are the edited prompts' own, the positives and the negatives."""
+    first = len(edits_of(case))
+    last = first + len(case["positives"])
+    return {"efficacy": slice(0, first), "generality": slice(first, last), "specificity": slice(last, None)}
+
+
 def margins(case: Mapping, scores: Mapping) -> dict[str, np.ndarray]:
-    """Right less wrong, (prompts, seeds), of the edit's own prompt, the positives, the negatives and the untold."""
-    gap = np.array(scores["new"]) - np.array(scores["old"])
-    last = 1 + len(case["positives"])
-    edit = case["edit"]
-    told = [w.casefold() for w in (edit["subject"] or edit["prompt"], *edit["aliases"])]
-    untold = [i for i in range(1, last) if not any(w in case["probes"][i]["prompt"].casefold() for w in told)]
-    return {"efficacy": gap[:1], "generality": gap[1:last], "specificity": -gap[last:], UNTOLD: gap[untold]}
+    """Right less wrong, (prompts, seeds), of the edited prompts, the positives, the negatives and the untold.
+
+    Untold is a positive that holds no wording that a method was told, of one of its subjects at least.
+    """
+    gap, parts = np.array(scores["new"]) - np.array(scores["old"]), parts_of(case)
+    told = [[w.casefold() for w in (e["subject"] or e["prompt"], *e["aliases"])] for e in edits_of(case)]
+
+    def untold(prompt: str) -> bool:
+        return any(not any(w in prompt.casefold() for w in words) for words in told)
+
+    positives = range(len(case["probes"]))[parts["generality"]]
+    rows = [i for i in positives if untold(case["probes"][i]["prompt"])]
+    found = {name: -gap[rows] if name == "specificity" else gap[rows] for name, rows in parts.items()}
+    return found | {UNTOLD: gap[rows]}
 
 
 def tallies(cases: Iterable[Mapping], label: str, side: str = "image") -> dict[str, Tally]:
@@ -116,7 +137,37 @@ def tallies(cases: Iterable[Mapping], label: str, side: str = "image") -> dict[s
     if side == "image" and all(scores.get("named") and clean_names(case) for case, scores in scored):
         strictly = [names_right(case, scores) for case, scores in scored]
         parts |= {name: metrics.tally([m[name] for m in strictly]) for name in STRICT}
+    if side == "image" and all(bounds(case) is not None for case, _ in scored):
+        within = [as_near(case, scores) for case, scores in scored]
+        parts |= {name: metrics.tally([m[name] for m in within]) for name in ADAPTIVE}
     return parts | {name: metrics.tally([m["generality"] for m in found], p) for name, p in STRICTER.items()}
+
+
+def bounds(case: Mapping) -> np.ndarray | None:
+    """How near a picture of each probe must be to its right text: CAKE's adaptive threshold, (probes,).
+
+    The mean of the same score over the oracle's pictures of this run, less SIGMAS sample deviations. (CAKE takes 50
+    seeds; here they are the run's.) None without the oracle's scores, or with one seed, which has no deviation.
+    """
+    oracle = (case["scores"].get("oracle") or {}).get("image")
+    if not oracle or len(oracle["new"][0]) < 2:
+        return None
+    of = right_text(case, oracle)
+    return of.mean(1) - SIGMAS * of.std(1, ddof=1)
+
+
+def right_text(case: Mapping, scores: Mapping) -> np.ndarray:
+    """The score of each probe's pictures for its right text, (probes, seeds): the new one, of negatives the old."""
+    kept = parts_of(case)["specificity"]
+    return np.array([*scores["new"][: kept.start], *scores["old"][kept]])
+
+
+def as_near(case: Mapping, scores: Mapping) -> dict[str, np.ndarray]:
+    """1 where a picture is as near to its right text as CAKE asks, else -1, (prompts, seeds)."""
+    near = bounds(case)
+    assert near is not None
+    found = np.where(right_text(case, scores) >= near[:, None], 1.0, -1.0)
+    return {name: found[rows] for name, rows in zip(ADAPTIVE, parts_of(case).values())}
 
 
 def clean_names(case: Mapping) -> list[list[str]] | None:
@@ -129,15 +180,16 @@ def names_right(case: Mapping, scores: Mapping) -> dict[str, np.ndarray]:
 
     Of the edit's prompt and the positives the new text is right; negatives are to be named as on the unedited model.
     """
-    last, clean = 1 + len(case["positives"]), clean_names(case)
+    parts, clean = parts_of(case), clean_names(case)
+    last = parts["specificity"].start
     right = [[p["new"]] * len(row) for p, row in zip(case["probes"][:last], scores["named"])] + (clean or [])[last:]
     hits = [[1 if a == b else -1 for a, b in zip(*rows)] for rows in zip(scores["named"], right, strict=True)]
     found = np.array(hits, dtype=float)
-    return dict(zip(STRICT, (found[:1], found[1:last], found[last:])))
+    return {name: found[rows] for name, rows in zip(STRICT, parts.values())}
 
 
 def distances(run: Run, label: str) -> dict[str, metrics.Number]:
-    """Mean distance of a method's pictures to the oracle's, of edit prompt and positives; {} where not measured.
+    """Mean distance of a method's pictures to the oracle's, of edited prompts and positives; {} where not measured.
 
     "pixels" in grey levels of 255, "features" as one minus the cosine of the judge's features.
     """
@@ -145,7 +197,7 @@ def distances(run: Run, label: str) -> dict[str, metrics.Number]:
     if not (known := [(c, s["distance"]) for c, s in cases if s and "distance" in s]):
         return {}
     parts = {
-        kind: np.array([np.mean(np.array(d[kind][: 1 + len(c["positives"])]), 0) for c, d in known])
+        kind: np.array([np.mean(np.array(d[kind][: parts_of(c)["specificity"].start]), 0) for c, d in known])
         for kind in ("pixels", "features")
     }
     return {kind: metrics.mean(rows) for kind, rows in parts.items()}
@@ -183,7 +235,7 @@ def paired(run: Run, one: str, other: str, side: str = "image") -> dict[str, met
 
 
 def wrong(case: Mapping, label: str) -> bool | None:
-    """Whether the edit's prompt, most positives or most negatives were judged wrong; None without pictures' scores."""
+    """Whether an edited prompt, most positives or most negatives were judged wrong; None without pictures' scores."""
     if not (scores := scores_of(case, label, "image")):
         return None
     parts = margins(case, scores)
@@ -193,9 +245,9 @@ def wrong(case: Mapping, label: str) -> bool | None:
 def markdown(found: Mapping[str, Mapping]) -> str:
     """A summary as a table of percentages: value, and the half width of its 95 % interval.
 
-    Strict measures and distances have columns where they were taken.
+    Strict measures, adaptive thresholds and distances have columns where they were taken.
     """
-    strict = [name for name in STRICT if any(name in entry["numbers"] for entry in found.values())]
+    strict = [name for name in (*STRICT, *ADAPTIVE) if any(name in entry["numbers"] for entry in found.values())]
     far = ["pixels"] if any(entry.get("distances") for entry in found.values()) else []
     heads = [*COLUMNS, *strict, *(f"oracle {name}" for name in far), "s/edit"]
     lines = ["| method | " + " | ".join(heads) + " |", "|---|" + "--:|" * len(heads)]

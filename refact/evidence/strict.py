@@ -36,15 +36,18 @@ def names_of_world(world: Mapping) -> Names:
     return Names(tuple(drawn), tuple(world.get("colours", ())))
 
 
-def choices(right: str, wrong: str, names: Names) -> list[str]:
+def choices(right: str, wrong: str, names: Names, halves: Sequence[str] = ()) -> list[str]:
     """The texts among which a picture is named, `right` first, no text twice.
 
     Where `right` holds a name that `wrong` does not, every other name takes its place in the sentence ("a lizard and a
     fondue": "a crab and a fondue", ...). Where an attribute makes the difference ("a purple oak tree"), every other
     attribute takes its place, and every other name takes the place of the name in `wrong`. Otherwise the names stand
-    alone.
+    alone. halves: texts with one new fact of two; each of the two names is then replaced in turn.
     """
-    found = [right, wrong]
+    found = [right, wrong, *halves]
+    for half in halves:
+        if name := _longest(names.texts, right, half):
+            found += [_put(right, name, other) for other in names.texts]
     if name := _longest(names.texts, right, wrong):
         found += [_put(right, name, other) for other in names.texts]
     else:
@@ -86,26 +89,28 @@ def seen(judge: Judge | None, pictures: Mapping[str, list]) -> Seen:
 
 
 def binary(judge: Judge, probes: Sequence[Probe], prompts: Sequence[str], of: Seen) -> dict[str, list]:
-    """The judge's logits of each probe's pictures for its old and its new text, (probes, seeds), as in the paper."""
-    return {
-        side: [
-            (judge.scale * of.features[prompt] @ judge.of_texts([getattr(p, side)])[0]).tolist()
-            for p, prompt in zip(probes, prompts, strict=True)
-        ]
-        for side in ("old", "new")
-    }
+    """The judge's logits of each probe's pictures for its old and its new text, (probes, seeds), as in the paper.
+
+    Where several texts stand against the new one, "old" is the likeliest of them: both facts of two must show.
+    """
+    pairs = list(zip(probes, prompts, strict=True))
+
+    def best(prompt: str, texts: Sequence[str]) -> list[float]:
+        return (judge.scale * of.features[prompt] @ judge.of_texts(texts).T).max(1).tolist()
+
+    return {"old": [best(t, p.others) for p, t in pairs], "new": [best(t, [p.new]) for p, t in pairs]}
 
 
 def named(
-    judge: Judge, asked: Sequence[tuple[str, str]], prompts: Sequence[str], of: Seen, names: Names
+    judge: Judge, asked: Sequence[tuple[str, ...]], prompts: Sequence[str], of: Seen, names: Names
 ) -> list[list[str]]:
     """The text that the judge puts first for each probe's pictures, (probes, seeds).
 
-    asked: (right, wrong) text of each probe, see `choices`. prompts: whose pictures are looked at, one for each probe.
+    asked: (right, wrong, *halves) of each probe, see `choices`. prompts: whose pictures are looked at, one for each probe.
     """
     found = []
-    for (right, wrong), prompt in zip(asked, prompts, strict=True):
-        texts = choices(right, wrong, names)
+    for (right, wrong, *halves), prompt in zip(asked, prompts, strict=True):
+        texts = choices(right, wrong, names, halves)
         best = (of.features[prompt] @ judge.of_texts(texts).T).argmax(1)
         found.append([texts[i] for i in best])
     return found

@@ -38,10 +38,14 @@ def evenly(items: Sequence[Any], count: int) -> list[Any]:
 
 def _rows(run: Run, case: Mapping) -> Iterator[tuple[str, list[Image.Image]]]:
     labels = [BASELINE, *(m for m in run.labels if m not in (BASELINE, ORACLE)), ORACLE]
-    for kind, at in zip(SHOWN, (0, 1, 1 + len(case["positives"]))):
+    for kind, at in zip(SHOWN, (part.start for part in results.parts_of(case).values())):
         found = {label: file for label in labels if (file := kept(run, case["id"], label, at))}
-        probe = case["probes"][at]
-        change = f"{case['edit']['prompt']} -> {probe['new']}" if kind == "edit" else f"{kind}: {probe['prompt']}"
+        own = case["probes"][results.parts_of(case)["efficacy"]]
+        change = (
+            " and ".join(f"{p['prompt']} -> {p['new']}" for p in own)
+            if kind == "edit"
+            else f"{kind}: {case['probes'][at]['prompt']}"
+        )
         columns = f"     [{' | '.join(found)}]" if kind == "edit" else ""
         if found:
             yield change + columns, [opened(file) for file in found.values()]

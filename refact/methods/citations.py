@@ -74,6 +74,15 @@ EMBEDIT = """@misc{he2024embedit,
   note   = {arXiv:2412.03400}
 }"""
 
+SPEED = """@inproceedings{li2026speed,
+  title     = {{SPEED}: Scalable, Precise, and Efficient Concept Erasure for Diffusion Models},
+  author    = {Li, Ouxiang and Wang, Yuan and Hu, Xinting and Jiang, Houcheng and Liang, Tao and Hao, Yanbin and
+               Ma, Guojun and Feng, Fuli},
+  booktitle = {The Fourteenth International Conference on Learning Representations},
+  year      = {2026},
+  note      = {arXiv:2503.07392}
+}"""
+
 SOFTWARE = f"""@software{{refact_software,
   title   = {{refact: editing facts in text-to-image models}},
   author  = {{{{The refact developers}}}},
@@ -90,6 +99,7 @@ PAPERS = {  # FineTune is a baseline of the ReFACT paper (its Appendix G.1)
     "alphaedit": ALPHAEDIT,
     "time": TIME,
     "uce": UCE,
+    "speed": SPEED,
     "entrance": UCE,
     "finetune": "",
     "embedit": EMBEDIT,

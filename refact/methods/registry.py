@@ -22,11 +22,12 @@ from .entrance import Entrance
 from .finetune import EmbEdit, FineTune
 from .memit import EMCID, MEMIT
 from .refact import ReFACT
+from .speed import SPEED
 
 GROUP = "refact.methods"
 BUILT_IN: dict[str, type] = {
     cls.__name__.lower(): cls
-    for cls in (ReFACT, MEMIT, EMCID, AlphaEdit, TIME, UCE, Entrance, DiffQuickFix, FineTune, EmbEdit)
+    for cls in (ReFACT, MEMIT, EMCID, AlphaEdit, TIME, UCE, SPEED, Entrance, DiffQuickFix, FineTune, EmbEdit)
 }
 
 

@@ -33,6 +33,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "inverse": ("float64", "float32"),
     "objective": ("contrastive", "direct"),
     "optimiser": ("adam", "lbfgs"),
+    "projections": ("values", "both"),
     "residual": ("state", "released"),
     "space": ("", "projected"),
     "write": ("offset", "value"),

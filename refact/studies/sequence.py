@@ -92,7 +92,7 @@ def written(
     with ExitStack() as stack:
         for k, case in enumerate(turn, 1):
             try:
-                patch = base(bench.model, [case.edit], patches) if hold else base(bench.model, [case.edit])
+                patch = base(bench.model, case.edits, patches) if hold else base(bench.model, case.edits)
             except EditError as error:
                 logs[case.id] = {"refused": str(error)}
             else:

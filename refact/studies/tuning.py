@@ -58,6 +58,13 @@ GRIDS: dict[str, list[dict[str, Any]]] = {  # beside the default; on each benchm
         {"rows": "tail", "keep": 0.01},
         {"rows": "tail", "strength": 5.0, "keep": 0.01},
     ],
+    "speed": [
+        {"scale": 0.01},
+        {"threshold": 0.03},
+        {"threshold": 0.3},
+        {"retain": ""},
+        {"projections": "both"},
+    ],
     "finetune": [
         {"learning_rate": 5e-4, "bound": 5e-3},
         {"learning_rate": 1e-3, "bound": 1e-2},

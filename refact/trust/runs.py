@@ -49,6 +49,7 @@ class Asked(Form):
     old: str
     new: str
     oracle: str
+    halves: list[str] = []
 
 
 class Told(Form):
@@ -68,6 +69,7 @@ class Case(Form):
     kind: str
     oracle: str
     edit: Told
+    second: Told | None = None
     positives: list[Asked]
     negatives: list[Asked]
     probes: list[Asked]
@@ -113,7 +115,7 @@ def run(form: Any, where: str) -> dict:
 
 
 def _whole(found: dict, probes: int, told: int) -> bool:
-    """Whether a side has a row for each probe, and distances for the edit's own probe and the positives at least."""
+    """Whether a side has a row for each probe, and distances for the edits' own probes and the positives at least."""
     rows = [found["old"], found["new"], *([found["named"]] if found.get("named") else [])]
     far = list(found["distance"].values()) if found.get("distance") else []
     far = [part for part in far if isinstance(part, list)]
@@ -138,12 +140,12 @@ def settings(form: Any, where: str) -> dict:
 def case(form: Any, where: str) -> dict:
     """A case's file; each method's scores have a row for each probe, as many seeds in each. Raises DataError."""
     checked(Case, form, where, DataError)
-    probes = len(form["probes"])
-    if probes != 1 + len(form["positives"]) + len(form["negatives"]):
+    probes, told = len(form["probes"]), (2 if form.get("second") else 1) + len(form["positives"])
+    if probes != told + len(form["negatives"]):
         raise DataError(f"{where} has {probes} probes, which are not those of its positives and negatives")
     for label, scores in form["scores"].items():
         for side in ("text", "image"):
-            if (found := scores.get(side)) and not _whole(found, probes, 1 + len(form["positives"])):
+            if (found := scores.get(side)) and not _whole(found, probes, told):
                 raise DataError(f"{where}: the scores of {quoted(label)} do not have a row for each probe")
     return form
 
