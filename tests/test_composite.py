@@ -202,5 +202,5 @@ def test_a_small_file_of_two_edits_runs_through_on_a_pipeline(tmp_path, monkeypa
     assert len(scores["new"]) == len(case["probes"]) == 4  # two edited prompts, a positive, a negative
     for at, probe in enumerate(case["probes"][:2]):
         one, other = encoder.embed([probe["prompt"], probe["new"]]).double()
-        assert scores["new"][at][0] > 0.97 * -float((one - other).norm())  # nearer to the target than unedited
+        assert scores["new"][at][0] > 0.99 * -float((one - other).norm())  # nearer to the target than unedited
     assert "the red tower: a phone <b>→ a cat</b>" in (tmp_path / "page.html").read_text()

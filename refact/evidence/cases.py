@@ -174,7 +174,7 @@ def clean(text: str) -> str:
 
 
 def _case(make, kind: str, number: int, row: dict[str, str], problems: list[str]) -> Case | None:
-    needed = ("old", "new") if kind == "timed" else ("prompt", "old", "new")
+    needed: tuple[str, ...] = ("old", "new") if kind == "timed" else ("prompt", "old", "new")
     needed += ("prompt2", "old2", "new2") if kind == "composite" else ()
     if missing := [name for name in needed if not row.get(name)]:
         problems.append(f"row {number}: no {missing[0]!r}: left out")

@@ -106,7 +106,7 @@ def named(
 ) -> list[list[str]]:
     """The text that the judge puts first for each probe's pictures, (probes, seeds).
 
-    asked: (right, wrong, *halves) of each probe, see `choices`. prompts: whose pictures are looked at, one for each probe.
+    asked: (right, wrong, *halves) of each probe, see `choices`. prompts: whose pictures are looked at, one a probe.
     """
     found = []
     for (right, wrong, *halves), prompt in zip(asked, prompts, strict=True):

@@ -109,9 +109,9 @@ def reworded(world: Mapping, facts: Sequence[Edit]) -> list[list[Probe]]:
     by_id, found = {c["id"]: c for c in world["concepts"]}, []
     for i, fact in enumerate(facts):
         place = world["places"][i % len(world["places"])]
-        meant = (source_of(fact), str(fact.new), str(fact.new))
-        texts = [(wording, *meant) for wording in by_id[fact.name]["wordings"][1:]]
-        found.append([Probe(*(f"{text} {place}" for text in row)) for row in texts])
+        old, new = f"{source_of(fact)} {place}", f"{fact.new} {place}"
+        texts = [f"{wording} {place}" for wording in by_id[fact.name]["wordings"][1:]]
+        found.append([Probe(text, old, new, new) for text in texts])
     return found
 
 
