@@ -87,11 +87,10 @@ def null_space(matrix: Float64[Tensor, "d d"], share: float, threshold: float = 
     energies, directions = torch.linalg.eigh(matrix)
     within = energies.clamp_min(0).cumsum(0) <= share * energies.clamp_min(0).sum()
     count = int((energies < threshold).sum() if threshold else within.sum())
+    if not count and threshold:
+        raise EditError(f"no direction has an eigenvalue below {threshold:g}: raise the threshold")
     if not count:
-        rule = f"has an eigenvalue below {threshold:g}: raise the threshold"
-        raise EditError(
-            f"no direction {rule if threshold else f'holds less than {share:g} of the energy: raise the share'}"
-        )
+        raise EditError(f"no direction holds less than {share:g} of the energy: raise the share")
     return directions[:, :count]
 
 
