@@ -10,6 +10,7 @@ import pytest
 import tiny
 from PIL import Image
 
+from refact import Patch
 from refact.cli import main as cli
 from refact.record import read_header
 
@@ -176,6 +177,19 @@ def test_a_file_of_facts_with_a_mistake_is_refused(refact, folder, tmp_path, tex
     code, _, err = refact("build", tmp_path / "facts.toml", "-m", folder, "-o", tmp_path / "facts.safetensors")
     assert code == 2
     assert message in err
+
+
+def test_a_fact_is_taken_out_of_a_file_again(refact, folder, patch, tmp_path):
+    words = ("--prompt", "the flag of France", "--old", "a dog", "--new", "a cat")
+    other, both, left = (tmp_path / f"{name}.safetensors" for name in ("other", "both", "left"))
+    refact("edit", "-m", folder, *words, "-o", other, *QUICK)
+    assert refact("merge", patch, other, "-o", both)[0] == 0
+    assert refact("merge", both, "--without", "flag-of-france", "-o", left)[0] == 0
+    assert Patch.load(left).digest == Patch.load(patch).digest
+    code, _, err = refact("merge", both, "--without", "flag-of-spain", "-o", left)
+    assert code == 2
+    assert "flag-of-canada, flag-of-france" in err
+    assert refact("merge", patch, "--without", "flag-of-canada", "-o", left)[0] == 2, "nothing would be left"
 
 
 def test_a_fact_is_not_merged_twice_and_a_strength_is_a_number(refact, folder, patch, tmp_path):

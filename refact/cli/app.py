@@ -59,7 +59,7 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _about(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which one.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Edit facts in text-to-image models: one fact, one second, one small file that loads as a LoRA."""

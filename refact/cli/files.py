@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -133,10 +133,13 @@ def merge(
     solve: Annotated[
         bool, typer.Option("--solve", help="Write all facts anew, so that none disturbs another.")
     ] = False,
+    without: Annotated[
+        list[str] | None, typer.Option(help="Leave out the fact of this name (refact show prints names). Repeatable.")
+    ] = None,
     model: ModelName = "pocket",
     quiet: Quiet = False,
 ) -> None:
-    """Put several patches into one file; each fact can still be switched off or weakened.
+    """Put several patches into one file, or take facts out of a file with --without.
 
     The changes are added up. With --solve all facts are written anew on --model, as if they had been made together,
     without another search.
@@ -147,7 +150,7 @@ def merge(
     from ..patch import merge as merge_patches
 
     check_output(output)
-    patches = [Patch.load(file) for file in files]
+    patches = _without([Patch.load(file) for file in files], without or [])
     facts = [(edit.prompt, str(edit.new)) for patch in patches for edit in patch.edits]
     if twice := [fact for fact in facts if facts.count(fact) > 1]:
         raise RefactError(
@@ -161,6 +164,18 @@ def merge(
         merged = merge_patches(patches)
     merged.save(output)
     say(quiet, f"{shown(output)}: {counted(len(merged.names), 'fact')}, {output.stat().st_size / 1024:.0f} KB")
+
+
+def _without(patches: list[Any], names: list[str]) -> list[Any]:
+    """The patches without the facts of these names; those that have no other facts are left out."""
+    for name in names:
+        there = [name in patch.names for patch in patches]
+        if not any(there):
+            known = ", ".join(name for patch in patches for name in patch.names)
+            raise RefactError(f"no edit {name!r} in this patch; it has {known}")
+        patches = [patch.without(name) if has else patch for patch, has in zip(patches, there)]
+        patches = [patch for patch in patches if patch.names]
+    return patches
 
 
 @app.command()
