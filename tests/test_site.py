@@ -15,6 +15,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import test_house
 import yaml
 
 import refact
@@ -213,6 +214,14 @@ def test_the_tree_in_the_architecture_has_every_room_and_file_of_the_package():
     rooms = {path.parent.name + "/" for path in (ROOT / "refact").glob("*/__init__.py")}
     files = {path.name for path in (ROOT / "refact").glob("*.py")} - {"__init__.py", "__main__.py"}
     assert not {name for name in rooms | files if name not in tree}
+
+
+def test_the_drawing_in_the_architecture_has_every_room_and_its_imports_point_down():
+    boxes = re.findall(r'<text x="\d+" y="(\d+)">([\w, ]+)</text>', (DOCS / "architecture.svg").read_text())
+    height = {name: int(y) for y, names in boxes for name in names.split(", ")}
+    assert height.keys() == test_house.FLOOR.keys() - {"__main__"}
+    rooms = {(test_house.room(a), test_house.room(b)) for a, found in test_house.GRAPH.items() for b in found}
+    assert not [(a, b) for a, b in rooms if a != "__main__" and height[a] > height[b]]
 
 
 def test_citation_and_hooks_are_what_they_should_be():

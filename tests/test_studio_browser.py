@@ -29,7 +29,7 @@ LONG = 60_000  # milliseconds: of a machine that does other things too
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
     """Where a studio of its own listens; a proxy that is not there stands for a machine without a network."""
-    pytest.importorskip("gradio", reason="the studio needs gradio: pip install -c constraints.txt 'refact[ui]'")
+    pytest.importorskip("gradio", reason="the studio needs gradio: pip install -c constraints.txt 'refact-edit[ui]'")
     folder = tmp_path_factory.mktemp("studio")
     (folder / "runs").mkdir()
     with socket.socket() as free:

@@ -38,7 +38,7 @@ def studio(
     from importlib.util import find_spec
 
     if find_spec("gradio") is None:
-        raise RefactError("the studio needs gradio: pip install 'refact[ui]'")
+        raise RefactError("the studio needs gradio: pip install 'refact-edit[ui]'")
     say(quiet, f"Loading {model} ...")
     ready = open_model(model, device, dtype, companion=clip)
     from ..studio.server import Settings, serving

@@ -52,7 +52,7 @@ def _page(model: Model, settings: Settings, served: Path) -> Any:
     try:
         from . import page
     except ModuleNotFoundError as error:
-        raise RefactError(f"the studio needs {error.name}: pip install 'refact[ui]'") from None
+        raise RefactError(f"the studio needs {error.name}: pip install 'refact-edit[ui]'") from None
     from .desk import Desk
     from .engine import Engine
     from .session import Sessions
