@@ -197,7 +197,7 @@ def read(path: Path) -> tuple[Header, dict[str, Tensor]]:
     try:
         with path.open("rb") as file:
             header = parse_header(file, str(path))
-            data = file.read()
+            data = bytearray(file.read())
     except OSError as error:
         raise PatchError(f"{path}: cannot be read: {error.strerror or error}") from None
     tensors = {}
@@ -205,7 +205,7 @@ def read(path: Path) -> tuple[Header, dict[str, Tensor]]:
         if entry.dtype not in DTYPES or entry.start == entry.stop:
             held = f"is {entry.dtype}, not one of {', '.join(DTYPES)}" if entry.stop > entry.start else "is empty"
             raise PatchError(f"{path}: tensor {name[:200]!r} {held}")
-        flat = torch.frombuffer(bytearray(data[entry.start : entry.stop]), dtype=DTYPES[entry.dtype])
+        flat = torch.frombuffer(data, dtype=DTYPES[entry.dtype], count=math.prod(entry.shape), offset=entry.start)
         tensors[name] = flat.reshape(entry.shape).float()
         if not torch.isfinite(tensors[name]).all():
             raise PatchError(f"{path}: tensor {name[:200]!r} holds values that are not finite")

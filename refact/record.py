@@ -90,6 +90,8 @@ def _entry(form: object, what: str) -> Entry:
                 raise PatchError(f"{what} has dtype {dtype!r}; known are {', '.join(SIZES)}")
             if not all(type(n) is int and n >= 0 for n in shape):
                 raise PatchError(f"{what} has shape {shape!r}")
+            if any(n > limits.SIDE for n in shape):
+                raise PatchError(f"{what} has shape {shape!r}; no side may be longer than {limits.SIDE}")
             if not 0 <= start <= stop or stop - start != math.prod(shape) * SIZES[dtype]:
                 raise PatchError(f"{what} of {dtype} {shape} does not fill bytes {start} to {stop}")
             return Entry(dtype, tuple(shape), start, stop)

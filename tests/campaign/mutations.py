@@ -217,7 +217,7 @@ def spoil_tensors(content: bytes, draw: Random) -> bytes:
     elif kind == 2:
         tensors[name] = (draw.choice(("F16", "BF16")), [*shape[:-1], shape[-1] * 2] if shape else [2], data)
     elif kind == 3 and shape:
-        times = draw.choice((2, 10, 1000, 20_000))
+        times = min(draw.choice((2, 10, 1000, 20_000)), LARGEST // max(1, len(data)))
         tensors[name] = (dtype, [shape[0] * times, *shape[1:]], data * times)
     elif kind == 4:
         _grow(tensors, draw)
