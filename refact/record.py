@@ -89,9 +89,11 @@ def _entry(form: object, what: str) -> Entry:
             if dtype not in SIZES:
                 raise PatchError(f"{what} has dtype {dtype!r}; known are {', '.join(SIZES)}")
             if not all(type(n) is int and n >= 0 for n in shape):
-                raise PatchError(f"{what} has shape {shape!r}")
+                raise PatchError(f"{what} has shape {shown(str(shape))}")
+            if len(shape) > limits.SIDES:
+                raise PatchError(f"{what} has {len(shape)} dimensions; no tensor may have more than {limits.SIDES}")
             if any(n > limits.SIDE for n in shape):
-                raise PatchError(f"{what} has shape {shape!r}; no side may be longer than {limits.SIDE}")
+                raise PatchError(f"{what} has shape {shape}; no side may be longer than {limits.SIDE}")
             if not 0 <= start <= stop or stop - start != math.prod(shape) * SIZES[dtype]:
                 raise PatchError(f"{what} of {dtype} {shape} does not fill bytes {start} to {stop}")
             return Entry(dtype, tuple(shape), start, stop)

@@ -50,6 +50,8 @@ BAD_FILES = {
     "a shape that does not fill": (pack({"a": tensor(shape=(2,))}, bytes(4)), "does not fill"),
     "a shape of 2^80": (pack({"a": tensor(shape=(2**40, 2**40))}, bytes(4)), "no side may be longer"),
     "a vocabulary of two million": (pack({"a": tensor("F16", shape=(2**21, 1))}, bytes(4)), "longer than 1048576"),
+    "seventy dimensions": (pack({"a": tensor(shape=[1] * 70)}, bytes(4)), "has 70 dimensions"),
+    "a million dimensions": (pack({"a": tensor(shape=[-1] * 10**6)}, bytes(4)), "has shape"),
     "bytes past the end": (pack({"a": tensor(offsets=(0, 4))}, b""), "the file has 0"),
     "bytes nobody names": (pack({"a": tensor()}, bytes(9)), "the file has 9"),
     "overlapping tensors": (pack({"a": tensor(), "b": tensor()}, bytes(4)), "begins at byte 0, expected 4"),

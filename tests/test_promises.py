@@ -25,7 +25,7 @@ from refact.models import covariance
 from refact.patch import Patch, merge
 from refact.pocket import unfamiliar
 from refact.record import describe
-from refact.stores import conflicts, known_of
+from refact.stores import conflicts, known_of, solve_jointly
 from refact.trust import inputs
 from refact.verification import Fact, described, verify
 
@@ -323,6 +323,18 @@ def test_a_log_that_does_not_fit_its_site_is_refused(canada, pocket, change):
     for use in (lambda: known_of(pocket, odd), lambda: conflicts(pocket, [odd, odd])):
         with pytest.raises(package.PatchError):
             use()
+
+
+@pytest.mark.parametrize(
+    "change", [{"loss": [10**29, 1]}, {"loss": [None, -(10**29)]}, {"probability": 10**29}, {"steps": 10**29}]
+)
+def test_integers_that_no_tensor_takes_do_not_end_a_joint_solve(canada, pocket, change):
+    patch = Patch.load(canada)
+    record = json.loads(json.dumps(patch.record))
+    for log in record["edits"][0]["sites"].values():
+        log.update(change)
+    joined = solve_jointly(pocket, [Patch(patch.factors, record), tiny_fact(pocket, "a taxi", "a red taxi")])
+    assert len(joined.names) == 2
 
 
 def test_factors_of_another_width_are_refused_before_they_are_used(canada, pocket):

@@ -12,6 +12,7 @@ FACTS = 100_000  # of a patch or a file of facts
 FACTS_FILE = 2**26  # bytes
 JSON_FILE = 2**28  # bytes of a run's or a study's file
 SIDE = 2**20  # rows or columns of a tensor; the largest vocabularies have 262,144
+SIDES = 8  # dimensions of a tensor; a convolution has four, torch counts to 64
 SIZE = 2**16  # rows of a covariance; 2**16 of them take 17 GB already
 SEED = 2**63 - 1  # the largest that a generator takes
 SEEDS = 10_000
