@@ -411,6 +411,7 @@ def test_a_judge_in_a_pickle_is_refused(tmp_path):
         (("study", "scale", "--counts", "0", "--out", "run"), "from 1 to"),
         (("study", "scale", "--counts", "x", "--out", "run"), "with commas"),
         (("sign",), "give a patch and --key"),
+        (("stats", "--layer", "99"), "8 layers, counted from 0: there is no layer 99"),
     ],
 )
 def test_a_flag_that_makes_no_sense_is_one_line_and_leaves_nothing(refact, tmp_path, monkeypatch, words, message):

@@ -94,7 +94,12 @@ class TextEncoder:
         return torch.float32 if is_lent(self.linear(0)) else base_weight(self.linear(0)).dtype
 
     def linear(self, layer: int) -> nn.Linear:
-        """The last matrix of a layer's MLP (fc2, T5: wo, decoders: down_proj), from inside a PEFT wrapper."""
+        """The last matrix of a layer's MLP (fc2, T5: wo, decoders: down_proj), from inside a PEFT wrapper.
+
+        Raises EditError where there is no such layer.
+        """
+        if not 0 <= layer < self.n_layers:
+            raise EditError(f"{self.name} has {self.n_layers} layers, counted from 0: there is no layer {layer}")
         found = self.part.linear(layer)
         return getattr(found, "base_layer", found)
 

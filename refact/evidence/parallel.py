@@ -42,8 +42,8 @@ def _on_ray(make: Callable[[], Callable[[T], R]], units: list[T], address: str, 
     try:
         gpus, cpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
         count = workers or gpus or max(1, cpus // 2)
-        kept = {"max_restarts": RETRIES * len(units), "max_task_retries": RETRIES}
-        actor = ray.remote(num_gpus=1 if gpus else 0, num_cpus=1, **kept)(_Worker)
+        tries = {"max_restarts": RETRIES * len(units), "max_task_retries": RETRIES}
+        actor = ray.remote(_Worker).options(num_gpus=1 if gpus else 0, num_cpus=1, **tries)
         pool = ActorPool([actor.remote(make) for _ in range(min(count, len(units)) or 1)])
         yield from pool.map_unordered(lambda worker, unit: worker.work.remote(unit), units)
     except RayError as error:
