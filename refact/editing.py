@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from . import __version__
-from .aliases import propose_aliases
 from .edits import Edit, distinct
 from .errors import RefactError
 from .methods.contexts import CONTEXTS, PAPER_CONTEXTS
 from .methods.refact import ReFACT
+from .models.aliases import propose_aliases
 from .models.covariance import corpus_label
 from .models.model import Model, load
 from .patch import Patch

@@ -9,14 +9,14 @@ Sites are the names that published files use, on every version of transformers:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from importlib.metadata import EntryPoint, entry_points
-from typing import Literal
+from importlib.metadata import EntryPoint
+from typing import Any, Literal
 
 from .errors import ModelError, PatchError
 from .family import EncoderRow, Family, headers
 from .language import LANGUAGE
+from .offered import Offered
 
 Part = Literal["down", "up", "alpha"]
 Style = Literal["kohya", "diffusers"]
@@ -96,37 +96,12 @@ BUILT_IN: dict[str, Family] = {
 GROUP = "refact.families"
 
 
-class Families(Mapping[str, Family]):
-    """Families by name: the table above, then those that other installed packages offer as `refact.families`."""
-
-    def __getitem__(self, name: str) -> Family:
-        if name in BUILT_IN:
-            return BUILT_IN[name]
-        return _checked(self._others()[name])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter([*BUILT_IN, *sorted(self._others())])
-
-    def __len__(self) -> int:
-        return len(BUILT_IN) + len(self._others())
-
-    @staticmethod
-    def _others() -> dict[str, EntryPoint]:
-        return {point.name: point for point in entry_points(group=GROUP) if point.name not in BUILT_IN}
+def _wrong(point: EntryPoint, family: Any) -> str:
+    fits = isinstance(family, Family) and family.name == point.name
+    return "" if fits else "a refact.families.Family of that name"
 
 
-FAMILIES = Families()
-
-
-def _checked(point: EntryPoint) -> Family:
-    """The family that an entry point names. Raises ModelError where it is none."""
-    try:
-        family = point.load()
-    except (ImportError, AttributeError) as error:
-        raise ModelError(f"the family {point.name!r} cannot be imported from {point.value}: {error}") from None
-    if not isinstance(family, Family) or family.name != point.name:
-        raise ModelError(f"the family {point.name!r} ({point.value}) is not a refact.families.Family of that name")
-    return family
+FAMILIES: Offered[Family] = Offered(GROUP, BUILT_IN, ModelError, _wrong)
 
 
 # -- which family -----------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import pytest
 
 import refact
-from refact.aliases import propose_aliases
+from refact.models.aliases import propose_aliases
 
 CASES = [
     ("the flag of Canada", "Canadian", ("Canada's flag", "the Canadian flag", "flag of Canada")),

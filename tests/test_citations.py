@@ -43,8 +43,7 @@ def test_a_patch_names_its_papers_and_this_software(name):
 
 def test_a_method_of_another_package_names_its_own(monkeypatch):
     theirs = {"other": type("Other", (), {"citation": "@misc{other,\n}"}), "silent": type("Silent", (), {})}
-    monkeypatch.setattr(METHODS.__class__, "_others", staticmethod(lambda: theirs))
-    monkeypatch.setattr("refact.methods.registry._checked", lambda cls: cls)
+    monkeypatch.setattr(METHODS, "built_in", BUILT_IN | theirs)
     assert keys(cite({"method": {"name": "Other"}})) == ["arad2024refact", "other", "refact_software"]
     for name in ("Silent", "Gone"):
         assert f"% The method {name} names no paper" in cite({"method": {"name": name}})

@@ -66,8 +66,8 @@ def edit(
 
     Exit code 3: the file was written, but the fact does not hold on the text side.
     """
-    from ..aliases import propose_aliases
     from ..editing import edit as make
+    from ..models.aliases import propose_aliases
     from ..pocket import near, unfamiliar
     from ..verification import climbed, unseen, verify
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-from collections.abc import Iterator, Mapping
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import Any
 
 from ..errors import RefactError
+from ..offered import Offered
 from .alphaedit import AlphaEdit
 from .crossattention import TIME, UCE
 from .diffquickfix import DiffQuickFix
@@ -31,37 +31,12 @@ BUILT_IN: dict[str, type] = {
 }
 
 
-class Methods(Mapping[str, type]):
-    """Classes of methods by lower-case name; one of another package is imported when it is first asked for."""
-
-    def __getitem__(self, name: str) -> type:
-        if name in BUILT_IN:
-            return BUILT_IN[name]
-        return _checked(self._others()[name])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter([*BUILT_IN, *sorted(self._others())])
-
-    def __len__(self) -> int:
-        return len(BUILT_IN) + len(self._others())
-
-    @staticmethod
-    def _others() -> dict[str, EntryPoint]:
-        return {point.name.lower(): point for point in entry_points(group=GROUP) if point.name.lower() not in BUILT_IN}
+def _wrong(point: EntryPoint, cls: Any) -> str:
+    fits = isinstance(cls, type) and dataclasses.is_dataclass(cls) and "__call__" in dir(cls)
+    return "" if fits else "a dataclass that can be called"
 
 
-METHODS = Methods()
-
-
-def _checked(point: EntryPoint) -> type:
-    """The class that an entry point names. Raises RefactError where it is no method."""
-    try:
-        cls = point.load()
-    except (ImportError, AttributeError) as error:
-        raise RefactError(f"the method {point.name!r} cannot be imported from {point.value}: {error}") from None
-    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls) and "__call__" in dir(cls)):
-        raise RefactError(f"the method {point.name!r} ({point.value}) is not a dataclass that can be called")
-    return cls
+METHODS: Offered[type] = Offered(GROUP, BUILT_IN, RefactError, _wrong, str.lower)  # by lower-case name
 
 
 def presets() -> list[str]:

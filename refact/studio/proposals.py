@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from .. import pocket
-from ..aliases import propose_aliases
+from ..models.aliases import propose_aliases
 from ..models.corpus import VOWEL_SOUND
 from .engine import Engine
 

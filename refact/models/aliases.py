@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .models.corpus import plural
+from .corpus import plural
 
 
 def propose_aliases(subject: str, demonym: str | None = None) -> tuple[str, ...]:
