@@ -93,16 +93,22 @@ def climbed(record: dict) -> list[str]:
 
 
 def described(facts: Sequence[Fact]) -> list[str]:
-    """Lines for a person: whether each fact holds, and how far other prompts moved. Large moves are marked."""
-    lines = []
+    """Lines for a person: whether each fact holds, and how far other prompts moved. Large moves are marked.
+
+    A prompt is listed under the first fact that names it; all facts of the patch have moved it together.
+    """
+    lines, listed = [], {fact.prompt for fact in facts}
+    most = {prompt: max(f.moved.get(prompt, 0.0) for f in facts) for fact in facts for prompt in fact.moved}
     for fact in facts:
         verdict = "DOES NOT HOLD" if not fact.holds else "holds" if fact.toward >= HALF else "holds, BUT BARELY:"
         lines.append(f"{quoted(fact.prompt)} {verdict} (text side)")
         lines.append(
             f"  went {fact.toward:.0%} of the way to the target; {fact.generality:.0%} of other contexts follow"
         )
-        for prompt, moved in fact.moved.items():
-            if prompt != fact.prompt:
+        for prompt in fact.moved:
+            if prompt not in listed:
+                listed.add(prompt)
+                moved = most[prompt]
                 warning = f"  <- changed too: --preserve {quoted(prompt)}" if moved > LARGE else ""
                 lines.append(f"  moved {moved:8.3%}  {shown(prompt) or '(the empty prompt)'}{warning}")
     return lines

@@ -212,3 +212,13 @@ def test_what_moves_a_lot_is_marked():
     assert "--preserve 'a dog'" not in said
     assert "the king'" in said
     assert "moved  90" not in said
+
+
+def test_a_prompt_that_several_facts_name_is_listed_once():
+    from refact.verification import Fact, described
+
+    facts = [Fact(name, name, True, 1.0, 0.9, {"a dog": moved, "a": 0.9}) for name, moved in (("a", 0.1), ("b", 0.7))]
+    said = "\n".join(described(facts))
+    assert said.count("a dog\n") + said.count("  a dog  <-") == 1
+    assert "70.000%" in said, "the larger of the two"
+    assert "90.000%" not in said, "an edited prompt is no bystander"

@@ -133,8 +133,8 @@ def build(
     say(quiet or as_json, *notes)
     ready = open_model(model, device, None)
     patch, new = building.made(ready, wanted, ReFACT.many(**settings), output, before, locked)
-    names = ", ".join(map(shown, new[:8])) or "none"
-    say(quiet or as_json, f"{counted(len(wanted), 'fact')}, {len(new)} of them searched for: {names}")
+    names = f": {', '.join(map(shown, new[:8]))}" if new else ", as none is new or changed"
+    say(quiet or as_json, f"{counted(len(wanted), 'fact')}, {len(new)} of them searched for{names}")
     say(quiet or as_json, *unfamiliar(ready, wanted)[:8])
     tell(verify(ready, patch, watch=near(ready, wanted)), output, quiet, as_json)
 
