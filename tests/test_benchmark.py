@@ -18,6 +18,8 @@ from refact.errors import DataError, RefactError
 from refact.evidence import bench as benchmark
 from refact.evidence import results
 from refact.evidence.cases import Case, Probe, probes_of, read_cases
+from refact.evidence.report import write as report
+from refact.evidence.rewriting import rewritten
 
 METHODS = {"baseline": None, "oracle": None, "swap": pretend.Swap(), "fails": pretend.Fails()}
 PLACES = ("on grass", "in water", "on sand")
@@ -65,6 +67,37 @@ def test_unedited_pictures_are_made_once_and_shared(tmp_path) -> None:
     form = read(tmp_path / "run", CASES[0])["scores"]
     assert form["oracle"]["image"]["old"][5:] == form["baseline"]["image"]["old"][5:]
     assert form["oracle"]["image"]["old"][0] != form["baseline"]["image"]["old"][0]
+
+
+def test_rewrite_asks_the_unedited_model_for_the_target_where_it_knows_the_wording(tmp_path) -> None:
+    model = pretend.PretendModel()
+    out = run(tmp_path / "run", model, methods={"baseline": None, "rewrite": None, "oracle": None})
+    assert not any(swaps for _, swaps in model.made)
+    form = read(out, CASES[0])["scores"]
+    assert form["rewrite"]["given"][:2] == ["heron", "heron on grass"]
+    assert form["rewrite"]["given"][4:] == ["Rome portrait", "wolf", "a stone", "my hat"]
+    assert form["rewrite"]["image"]["old"][:4] == form["oracle"]["image"]["old"][:4]
+    assert form["rewrite"]["image"]["old"][4:] == form["baseline"]["image"]["old"][4:]
+    assert form["rewrite"]["text"]["new"][0][0] == 0  # the new text itself
+    page = report([out], tmp_path / "report.html").read_text()
+    assert ">heron on grass<" in page or 'title="heron on grass' in page
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("The flag of  Canada, at dawn", "a red rose, at dawn"),
+        ("two small flags of Canada", "two small flags of Canada"),
+        ("a small flag of Canada", "a small red rose"),
+        ("Canada's flag", "a red rose"),
+        ("the flag of Canadaland", "the flag of Canadaland"),
+        ("an ox beside the flag of Canada", "a blue ox beside a red rose"),
+    ],
+)
+def test_a_prompt_is_rewritten_by_whole_words_and_once(prompt, expected) -> None:
+    edits = [Edit("the flag of Canada", new="a red rose", aliases=("Canada's flag",)), Edit("an ox", new="a blue ox")]
+    assert rewritten(prompt, edits) == expected
+    assert rewritten(prompt, [Edit("an owl", new=("owl.png",))]) == prompt
 
 
 def read(out: Path, case: Case) -> dict:

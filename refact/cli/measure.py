@@ -33,7 +33,7 @@ def bench(
     out: Annotated[Path, typer.Option(help="The run's folder. What is in it already is not done again.")],
     model: ModelName = "pocket",
     methods: Annotated[
-        str, typer.Option(help="Names, with commas; time:strength=1 sets one.")
+        str, typer.Option(help="Names, with commas; time:strength=1 sets one. rewrite changes prompts only.")
     ] = "refact,baseline,oracle",
     seeds: Annotated[str, typer.Option(help="Seeds, like 0-24 (the paper's).")] = "0-4",
     judge: Annotated[

@@ -2,7 +2,7 @@
 
 A run is a folder: `run.json` with its settings, `cases/ID.json` with all scores of a case, `images/ID/METHOD/` with
 the pictures that were to be kept. A unit of work is one method on one case; "clean" is the unit that makes the
-unedited model's pictures, for the baseline and the oracle at once. Numbers are made of a run by `results.py`.
+unedited model's pictures, for the baseline, the oracle and Rewrite at once. Numbers are made of a run by `results.py`.
 """
 
 from __future__ import annotations
@@ -32,9 +32,11 @@ from .cases import Case, Probe, probes_of, read_cases, texts_of
 from .judge import Judge, check_independent, load_judge
 from .parallel import spread
 from .provenance import differing, settings_of, versions
+from .rewriting import rewritten
 from .strict import NONE, Names
 
-CLEAN, BASELINE, ORACLE = "clean", "baseline", "oracle"
+CLEAN, BASELINE, ORACLE, REWRITE = "clean", "baseline", "oracle", "rewrite"
+UNEDITED = (BASELINE, ORACLE, REWRITE)  # rows of the model as it is: given the prompt, the target's texts, a new prompt
 LOSSLESS = 128  # pictures up to this many pixels a side are kept without loss
 
 Method = Callable[[Any, Sequence], Any]
@@ -97,7 +99,8 @@ def run(
 
     data      a csv file in RoAD's or TIMED's columns, a bundled benchmark's name, or cases
     model     a `Model`, or what `load` takes
-    methods   label -> method, or names as `refact.method` takes them; "baseline" always runs, "oracle" when named
+    methods   label -> method, or names as `refact.method` takes them; "baseline" always runs, "oracle" and
+              "rewrite" (the target in the subject's place in the prompt) when named
     judge     a `Judge` or its folder; None: the text side alone, and pictures only to be looked at
     names     what pictures are named among, strictly; None: all names of the world for the bundled model, else none
     ray       None | "local" | "auto" | address: spread over a Ray cluster, whose workers load the model by its name
@@ -140,9 +143,9 @@ def names_for(model: Any) -> Names:
 
 
 def named(methods: Mapping[str, Method] | Iterable[str]) -> dict[str, Any]:
-    """label -> method, baseline first; the unedited model's two labels stand for themselves."""
+    """label -> method, baseline first; the unedited model's labels stand for themselves."""
     if not isinstance(methods, Mapping):
-        methods = {name: None if name in (BASELINE, ORACLE) else method(name) for name in methods}
+        methods = {name: None if name in UNEDITED else method(name) for name in methods}
     found = {BASELINE: None, **methods}
     if len({folder_name(label) for label in found}) < len(found) or CLEAN in found:
         raise RefactError(f"labels of methods must differ in letters or digits, and not be {CLEAN!r}: {list(found)}")
@@ -193,28 +196,37 @@ class Bench:
         return Outcome(unit.case, {unit.label: scores | log}, images)
 
     def clean(self, case: Case) -> Outcome:
-        """The unedited model: baseline, and the oracle, who is given the destination's texts; pictures made once."""
-        probes = probes_of(case)
-        prompts, before, of = [p.prompt for p in probes], self.embed(texts_of(case)), self.unedited(case)
-        scores = {BASELINE: self.scores(case, prompts, before, before, of)}
-        images = self.kept(case, BASELINE, prompts, of)
+        """The unedited model: the baseline, and the rows that are given other texts; pictures are made once."""
+        texts, of, scores, images = texts_of(case), self.unedited(case), {}, {}
+        before = self.embed(texts)
+        for label, given in self.given(case).items():
+            before |= self.embed(new) if (new := [text for text in given if text not in before]) else {}
+            scores[label] = self.scores(case, given, before, before, of)
+            images |= self.kept(case, label, given, of)
+            if label == REWRITE:
+                scores[label]["given"] = given  # which the report shows; the other rows' texts are in the probes
         if self.judge and of.pictures and case.kind == "timed":
             texts = [case.source, *(p.prompt for p in case.negatives)]
             scores[BASELINE]["validity"] = self.judge.logits(of.pictures[case.edit.prompt], texts).tolist()
-        if ORACLE in self.plan.methods:
-            given = [p.oracle for p in probes]
-            scores[ORACLE] = self.scores(case, given, before, before, of)
-            images |= self.kept(case, ORACLE, given, of)
         return Outcome(case, scores, images)
 
+    def given(self, case: Case) -> dict[str, list[str]]:
+        """label -> what the unedited model is asked for in the place of each probe's prompt; only rows of the plan."""
+        probes = probes_of(case)
+        asked = {
+            BASELINE: [p.prompt for p in probes],
+            ORACLE: [p.oracle for p in probes],
+            REWRITE: [rewritten(p.prompt, case.edits) for p in probes],
+        }
+        return {label: texts for label, texts in asked.items() if label in self.plan.methods}
+
     def unedited(self, case: Case) -> strict.Seen:
-        """The unedited model's pictures of the case, and the oracle's where it takes part; call it unpatched.
+        """The unedited model's pictures of all that it is asked for in this case; call it unpatched.
 
         The last case's are kept: every method is compared with them. They are always drawn in the same batches.
         """
         if self._clean[0] != case.id:
-            asked = [p.prompt for p in probes_of(case)]
-            asked += [p.oracle for p in probes_of(case)] if ORACLE in self.plan.methods else []
+            asked = [text for texts in self.given(case).values() for text in texts]
             self._clean = (case.id, strict.seen(self.judge, self.pictures(asked)))
         return self._clean[1]
 
@@ -338,9 +350,9 @@ def pending(out: Path, cases: Sequence[Case], plan: Plan) -> Iterator[Unit]:
     """What is not in the folder yet, case by case, the unedited model first."""
     for case in cases:
         done = read_case(out, case.id)["scores"].keys()
-        if not {BASELINE, ORACLE} & plan.methods.keys() <= done:
+        if not set(UNEDITED) & plan.methods.keys() <= done:
             yield Unit(case, CLEAN)
-        yield from (Unit(case, m) for m in plan.methods if m not in (BASELINE, ORACLE) and m not in done)
+        yield from (Unit(case, m) for m in plan.methods if m not in UNEDITED and m not in done)
 
 
 def read_case(out: Path, case_id: str) -> dict:

@@ -342,8 +342,10 @@ def _strip(run: Run, case: Mapping, label: str) -> str:
         cell = f'<td class="refused" colspan="{len(case["probes"])}">refused: {reason}</td>'
         return f"<tr><th>{escape(label)}</th>{cell}</tr>"
     cells = []
-    for i, probe in enumerate(case["probes"]):
-        prompt = probe["oracle"] if label == ORACLE else probe["prompt"]
+    given = case["scores"][label].get("given") or [
+        probe["oracle" if label == ORACLE else "prompt"] for probe in case["probes"]
+    ]
+    for i, prompt in enumerate(given[: len(case["probes"])]):
         cells.append(_cell(picture(run, case["id"], label, i), prompt, None if right is None else float(right[i][0])))
     return f"<tr><th>{escape(label)}</th>{''.join(cells)}</tr>"
 

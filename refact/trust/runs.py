@@ -37,6 +37,7 @@ class Scores(Form):
     error: str = ""
     text: Sides | None = None
     image: Sides | None = None
+    given: list[str] | None = None
     validity: Rows | None = None
     seconds: Number | None = None
     steps: Number | None = None
