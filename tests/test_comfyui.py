@@ -73,6 +73,8 @@ def test_the_registrys_form() -> None:
     assert {"license", "description", "dependencies"} <= form["project"].keys()
     assert {"PublisherId", "DisplayName", "requires-comfyui"} <= form["tool"]["comfy"].keys()
     assert form["project"]["dependencies"] == (comfy.PACK / "requirements.txt").read_text().split()
+    ours = tomllib.loads((comfy.PACK.parent / "pyproject.toml").read_text())["project"]["name"]
+    assert form["project"]["dependencies"] == [f"{ours}>=0.1.0"]  # `refact` on PyPI is another project
 
 
 def test_nothing_is_installed_or_evaluated_at_run_time() -> None:

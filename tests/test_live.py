@@ -259,6 +259,27 @@ def test_what_a_callback_raises_cancels_and_leaves_all_as_it_was(phase, tmp_path
     assert {label.split()[0] for label, _, _ in quiet} == {"covariance", "search"}
 
 
+@pytest.mark.parametrize("method", [QUICK, refact.MEMIT(tokens=300, max_steps=2, layer=1, depth=2, contexts=2),
+                                    refact.AlphaEdit(tokens=300, max_steps=2, layer=1, contexts=2),
+                                    refact.FineTune(layer=1, epochs=1, steps=2, contexts=2),
+                                    refact.EmbEdit(max_steps=2, contexts=2),
+                                    refact.method("emcid", tokens=300, max_steps=2, layer=1, depth=2)])  # fmt: skip
+def test_every_search_can_be_watched_and_cancelled(method) -> None:
+    pipe, seen = tiny.pipeline("sd1"), []
+    before = {k: v.clone() for part in (pipe.text_encoder, pipe.unet) for k, v in part.state_dict().items()}
+
+    def callback(label: str, done: int, total: int | None) -> None:
+        seen.append(label)
+        if label.startswith(("search", "descent")) and done == 1:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        refact.edit(pipe, EDIT, method, progress=calling(callback))
+    after = {k: v for part in (pipe.text_encoder, pipe.unet) for k, v in part.state_dict().items()}
+    assert all(torch.equal(before[k], v) for k, v in after.items())
+    assert all(p.requires_grad for part in (pipe.text_encoder, pipe.unet) for p in part.parameters())
+
+
 def test_a_kept_patch_is_not_searched_again(tmp_path) -> None:
     model, steps = refact.load(tiny.pipeline("sd1")), []
 

@@ -65,7 +65,7 @@ def _about(
     """Edit facts in text-to-image models: one fact, one second, one small file that loads as a LoRA."""
 
 
-ModelName = Annotated[str, typer.Option("--model", "-m", help="'pocket', a folder or a hub id.")]
+ModelName = Annotated[str, typer.Option("--model", "-m", help="'pocket', a folder, a hub id or a .safetensors file.")]
 Device = Annotated[str | None, typer.Option(help="Where to compute, for example cpu or mps.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]

@@ -79,7 +79,7 @@ def _one(
     optimiser, losses = torch.optim.Adam([offset], lr=rate), []
     predictions = _Predictions(method, model, said, unet) if unet is not None else None
     with frozen(encoder.module, unet):
-        for _ in range(method.max_steps):
+        for _ in model.progress(range(method.max_steps), f"search in {encoder.name} for {edit.name}", method.max_steps):
             states, pooled = _edited(encoder, layer, said, offset)
             loss = method.weight_decay * offset.square().sum().clamp_min(1e-24).sqrt() / start.norm() ** 2
             loss = loss + method.align * mse_loss(pooled, said.target_pooled)
