@@ -15,7 +15,7 @@ from refact.edits import Edit
 from refact.errors import EditError, RefactError
 from refact.evidence.cases import Probe
 from refact.methods.refact import ReFACT
-from refact.studies import scaling
+from refact.studies import halves, scaling, tuning
 
 QUICK = ReFACT(layer=1, contexts=2, negatives=4, max_steps=4, tokens=1500, shrink=1e-2, keep_ends=False)
 OTHERS = ["a red phone", "two cats", "the tower"]
@@ -137,3 +137,49 @@ def test_facts_in_other_words_are_asked_at_places_and_one_is_never_told() -> Non
         assert said[0] in fact.aliases
         assert said[-1] not in fact.aliases
     assert not any(fact.aliases for fact in scaling.roles(world))
+
+
+def test_settings_are_chosen_on_one_half_of_the_facts_and_reported_on_the_other(model, tmp_path, monkeypatch) -> None:
+    facts, asked = scaling.phrases(8), []
+    monkeypatch.setattr(halves, "worth", lambda row: row.steps)
+
+    @dataclasses.dataclass(frozen=True)
+    class Noting(ReFACT):
+        def __call__(self, model, edits, onto=()):
+            asked.append((self.max_steps, {edit.prompt for edit in edits}))
+            return super().__call__(model, edits)
+
+    long, short = (Noting(**dataclasses.asdict(QUICK) | {"max_steps": steps}) for steps in (30, 1))
+    grids = {"one": {"one": short, "one:long": long}, "other": {"other": long, "other:short": short}}
+    told: dict = {"untouched": OTHERS, "ways": ["at once", "alone"]}
+    rows = halves.scale(model, facts, [2, 4], grids, tmp_path, **told)
+    choice = json.loads((tmp_path / halves.CHOOSING / halves.FILE).read_text())
+    assert choice["chosen"] == {"one": "one:long", "other": "other"}
+    assert [(r.method, r.way, r.count) for r in rows] == [
+        (label, way, count) for label in ("one:long", "other") for way in told["ways"] for count in (2, 4)
+    ]
+    first, second = ({fact.prompt for fact in half} for half in (facts[::2], facts[1::2]))
+    assert [(steps, prompts) for steps, prompts in asked[:4]] == [(s, first) for s in (1, 30, 30, 1)]
+    assert all(steps == 30 and prompts <= second for steps, prompts in asked[4:])
+    before = len(asked)
+    assert halves.scale(model, facts, [2, 4], grids, tmp_path, **told) == rows
+    assert len(asked) == before
+    with pytest.raises(RefactError, match="each half has 4 of 8 facts, not 5"):
+        halves.scale(model, facts, [5], grids, tmp_path / "more", **told)
+    with pytest.raises(RefactError, match="the same number of settings"):
+        halves.scale(model, facts, [2], grids | {"more": {"more": short}}, tmp_path / "more", **told)
+
+
+def test_a_settings_worth_is_of_pictures_where_they_were_judged() -> None:
+    row = scaling.Row("a", "at once", 4, holds=1.0, drift=0.19)
+    assert halves.worth(row) == pytest.approx(1 + 0.9)
+    seen = dataclasses.replace(row, pictures=0.5, reworded=0.25, specific=0.25)
+    assert halves.worth(seen) == pytest.approx(0.5 + 0.25)
+    assert halves.worth(dataclasses.replace(seen, refused="they do not fit")) == 0
+
+
+def test_the_six_settings_of_a_method_have_names_that_make_them() -> None:
+    found = tuning.labelled(tuning.GRIDS)
+    assert {len(grid) for grid in found.values()} == {6}
+    for grid in found.values():
+        assert all(refact.method(label) == setting for label, setting in grid.items())

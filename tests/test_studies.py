@@ -222,6 +222,6 @@ def test_groups_part_a_run_by_kind(tmp_path) -> None:
 def test_every_method_gets_as_many_settings_as_the_others() -> None:
     found = tuning.grids(tuning.GRIDS)
     assert {len({repr(m) for m in grid}) for grid in found.values()} == {6}  # none twice
-    assert set(found) == set(BUILT_IN)
+    assert set(found) == {*BUILT_IN, "refact:many"}
     with pytest.raises(RefactError, match="no grid"):
         tuning.grids(["rome"])

@@ -259,6 +259,10 @@ def scale(
     model: ModelName = "pocket",
     aliases: Annotated[bool, typer.Option(help="Tell other wordings of the pocket's facts, all but the last.")] = True,
     pictures: Annotated[bool, typer.Option(help="Look at pictures too, with the judge.")] = False,
+    split: Annotated[
+        bool,
+        typer.Option("--split", help="Choose each method's setting of six on half of the facts; report on the others."),
+    ] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Save the patches that this run makes.")] = False,
     judge: JudgedBy = None,
     autocast: Autocast = None,
@@ -271,18 +275,21 @@ def scale(
     """
     from .. import pocket
     from ..evidence.judge import load_judge
-    from ..studies import scaling
+    from ..studies import halves, scaling, tuning
 
     ready, numbers, own = open_model(model), _counts(counts), model == "pocket"
-    facts = scaling.roles(pocket.world(), told=aliases) if own else scaling.phrases(max(numbers))
+    facts = scaling.roles(pocket.world(), told=aliases) if own else scaling.phrases(max(numbers) * (1 + split))
     untouched = scaling.things(pocket.world()) if own else ()
     others = scaling.reworded(pocket.world(), facts) if own else ()
     looking = load_judge(judge_of(judge, model) or "") if pictures else None
-    chosen = {name.strip(): method(name.strip()) for name in methods.split(",")}
+    names = [name.strip() for name in methods.split(",")]
     hows, shown = [way.strip() for way in ways.split(",")], bar(quiet or as_json)
     about: dict[str, Any] = {"others": others, "untouched": untouched, "ways": hows}
     how: dict[str, Any] = {"judge": looking, "autocast": autocast, "keep": keep, "progress": shown}
-    rows = scaling.scale(ready, facts, numbers, chosen, out, **about, **how)
+    if split:
+        rows = halves.scale(ready, facts, numbers, tuning.labelled(names), out, **about, **how)
+    else:
+        rows = scaling.scale(ready, facts, numbers, {name: method(name) for name in names}, out, **about, **how)
     tell_json([asdict(r) for r in rows]) if as_json else say(quiet, scaling.markdown(rows))
 
 

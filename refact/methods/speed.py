@@ -27,12 +27,12 @@ class SPEED:
     presets: ClassVar[tuple[str, ...]] = ("authors",)
 
     projections: Annotated[str, Doc("Which projections change: 'values' (authors) or 'both', keys and values.")] = (
-        "values"
+        "both"
     )
     threshold: Annotated[
         float, Doc("A direction is free below this eigenvalue of the retained rows' second moment (authors: 0.1).")
     ] = 0.1
-    scale: Annotated[float, Doc("Ridge of the change in the free directions (authors: 1; 0.05 for many).")] = 0.05
+    scale: Annotated[float, Doc("Ridge of the change in the free directions (authors: 1; 0.05 for many).")] = 0.01
     relative: Annotated[
         bool, Doc("Whether threshold and scale are in units of the states' mean square; if not, absolute (authors).")
     ] = True
@@ -59,7 +59,8 @@ class SPEED:
     @classmethod
     def authors(cls, **changes: Any) -> SPEED:
         """As train_erase_null.py runs it (Ouxiang-Li/SPEED): values, 0.1, scale 1, ten copies, what is named kept."""
-        told: dict[str, Any] = {"threshold": 0.1, "scale": 1.0, "relative": False, "retain": "", "aliases": False}
+        told: dict[str, Any] = {"projections": "values", "threshold": 0.1, "scale": 1.0, "relative": False}
+        told |= {"retain": "", "aliases": False}
         return cls(**(told | changes))
 
     def __post_init__(self) -> None:

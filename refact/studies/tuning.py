@@ -22,6 +22,13 @@ GRIDS: dict[str, list[dict[str, Any]]] = {  # beside the default; on each benchm
         {"reach": 0.8},
         {"reach": 1.0},
     ],
+    "refact:many": [  # of hundreds of facts: `refact study scale --split`
+        {"layer": 0},
+        {"crowded": 0.1},
+        {"crowded": 1.0},
+        {"layer": 0, "crowded": 1.0},
+        {"layer": 0, "contexts": 4},
+    ],
     "memit": [
         {"ridge": 0.1},
         {"ridge": 0.5},
@@ -59,11 +66,11 @@ GRIDS: dict[str, list[dict[str, Any]]] = {  # beside the default; on each benchm
         {"rows": "tail", "strength": 5.0, "keep": 0.01},
     ],
     "speed": [
-        {"scale": 0.01},
+        {"projections": "values"},
+        {"scale": 0.001},
+        {"scale": 0.1},
         {"threshold": 0.03},
         {"threshold": 0.3},
-        {"retain": ""},
-        {"projections": "both"},
     ],
     "finetune": [
         {"learning_rate": 5e-4, "bound": 5e-3},
@@ -89,6 +96,15 @@ def grids(names: Iterable[str]) -> dict[str, list[Any]]:
     if unknown := [name for name in names if name not in GRIDS]:
         raise RefactError(f"no grid for {unknown[0]!r}: there are {', '.join(GRIDS)}")
     return {name: [method(name), *(method(name, **change) for change in GRIDS[name])] for name in names}
+
+
+def labelled(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The same settings by names that `refact.method` takes: "memit", "memit:ridge=0.1", ..."""
+    found = {}
+    for name, settings in grids(names).items():
+        changes = [":".join(f"{key}={value}" for key, value in change.items()) for change in GRIDS[name]]
+        found[name] = dict(zip([name, *(f"{name}:{change}" for change in changes)], settings))
+    return found
 
 
 def tune(
