@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -20,6 +21,7 @@ from refact.evidence import results
 from refact.evidence.cases import Case, Probe, probes_of, read_cases
 from refact.evidence.report import write as report
 from refact.evidence.rewriting import rewritten
+from refact.methods.registry import method
 
 METHODS = {"baseline": None, "oracle": None, "swap": pretend.Swap(), "fails": pretend.Fails()}
 PLACES = ("on grass", "in water", "on sand")
@@ -144,6 +146,26 @@ def test_methods_may_be_added_to_a_run(tmp_path) -> None:
     run(tmp_path / "whole", methods=METHODS, seeds=[0, 1])
     one, other = (results.summary(results.read_run(tmp_path / name)) for name in ("run", "whole"))
     assert {m: one[m]["numbers"] for m in METHODS} == {m: other[m]["numbers"] for m in METHODS}
+
+
+def test_a_method_is_told_hints_unless_its_settings_say_that_it_knows_none(tmp_path) -> None:
+    given = []
+
+    @dataclasses.dataclass(frozen=True)
+    class Asked(pretend.Swap):
+        hints: bool = True
+
+        def __call__(self, model, edits, onto=()):
+            given.append((self.hints, edits[0].aliases, edits[0].preserve))
+            return super().__call__(model, edits)
+
+    told = dataclasses.replace(CASES[0].edit, aliases=("Rome's crest",), preserve=("a stone",))
+    case = dataclasses.replace(CASES[0], edit=told)
+    run(tmp_path / "run", cases=[case], methods={"told": Asked(), "untold": Asked(hints=False)}, seeds=[0])
+    assert given == [(True, ("Rome's crest",), ("a stone",)), (False, (), ())]
+    for name in ("refact:authors", "refact:paper", "memit:authors", "emcid:authors", "alphaedit:authors"):
+        assert not method(name).hints
+    assert method("refact").hints
 
 
 def test_a_folder_of_other_files_is_left_alone(tmp_path) -> None:

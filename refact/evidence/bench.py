@@ -28,7 +28,7 @@ from ..progress import Progress, plainly
 from ..trust import runs
 from ..trust.disk import alone, write
 from . import results, strict
-from .cases import Case, Probe, probes_of, read_cases, texts_of
+from .cases import Case, Probe, probes_of, read_cases, texts_of, told_to
 from .judge import Judge, check_independent, load_judge
 from .parallel import spread
 from .provenance import differing, settings_of, versions
@@ -185,7 +185,7 @@ class Bench:
             return self.clean(unit.case)
         began = time.perf_counter()
         try:
-            patch = method(self.model, unit.case.edits)
+            patch = method(self.model, told_to(method, unit.case.edits))
         except RefactError as error:
             return Outcome(unit.case, {unit.label: {"error": f"{type(error).__name__}: {error}"}})
         log = log_of(patch) | {"seconds": time.perf_counter() - began}

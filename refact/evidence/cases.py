@@ -11,9 +11,10 @@ import io
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ..edits import Edit, slug
 from ..errors import DataError, EditError
@@ -297,6 +298,13 @@ def told(case: Case, world: Mapping) -> Case:
         return replace(edit, aliases=aliases, preserve=tuple(p for p in preserve if not any(alike(p, b) for b in busy)))
 
     return replace(case, edit=knowing(case.edit), second=case.second and knowing(case.second))
+
+
+def told_to(method: Any, edits: Sequence[Edit]) -> list[Edit]:
+    """The edits as a method is given them: without aliases and protected prompts where its `hints` says so."""
+    if getattr(method, "hints", True):
+        return list(edits)
+    return [replace(edit, aliases=(), preserve=()) for edit in edits]
 
 
 def hints(subject: str, world: Mapping) -> tuple[tuple[str, ...], tuple[str, ...]]:

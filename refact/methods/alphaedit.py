@@ -51,6 +51,7 @@ class AlphaEdit(ReFACT):
         """AlphaEdit's closed form and its settings on GPT-J and Llama 3, five layers; the search is ReFACT's."""
         told: dict[str, Any] = {"depth": 5, "threshold": 0.02, "penalty": 10.0, "absolute": True, "shrink": 0.0}
         told |= {"max_steps": 25, "learning_rate": 0.5, "weight_decay": 0.5, "clamp": 0.75, "relative": False}
+        told["hints"] = False
         return cls(**(told | {"objective": "contrastive", "distance": "l2", "reach": 1.0} | changes))
 
     def __call__(self, model: Model, edits: Sequence[Edit], onto: Sequence[Patch] = ()) -> Patch:

@@ -61,6 +61,10 @@ class EmbEdit:
     stop: Annotated[float, Doc("The descent stops at this share of its first loss (authors' code: 0.35).")] = 0.0
     contexts: Annotated[int, Doc("How many templates are used, the bare prompt first (authors' code: 1).")] = 10
     templates: Annotated[tuple[str, ...], Doc("The sentences into which the prompt is put.")] = CONTEXTS
+    hints: Annotated[
+        bool,
+        Doc("Whether benchmarks tell it other wordings and prompts to protect (authors' code: neither)."),
+    ] = True
 
     def __post_init__(self) -> None:
         check(self)
@@ -69,6 +73,7 @@ class EmbEdit:
     def authors(cls, **changes: Any) -> EmbEdit:
         """As its released code runs (Charlotte-He/EmbEdit, reference/sd14_mse.py): all rows of the bare prompt."""
         told: dict[str, Any] = {"rows": "all", "relative": False, "learning_rate": 1e-3, "stop": 0.35, "contexts": 1}
+        told["hints"] = False
         return cls(**(told | changes))
 
     def __call__(self, model: Model, edits: Sequence[Edit], onto: Sequence[Patch] = ()) -> Patch:

@@ -51,6 +51,7 @@ class MEMIT(ReFACT):
         """MEMIT's closed form with its settings for GPT-J (it has none for a text encoder); the search is ReFACT's."""
         told: dict[str, Any] = {"depth": 6, "ridge": 15_000.0, "absolute": True, "max_steps": 25, "clamp": 0.75}
         told |= {"learning_rate": 0.5, "weight_decay": 0.5, "relative": False, "hold_empty": False, "shrink": 0.0}
+        told["hints"] = False
         return cls(**(told | {"objective": "contrastive", "distance": "l2", "reach": 1.0} | changes))
 
     def __call__(self, model: Model, edits: Sequence[Edit], onto: Sequence[Patch] = ()) -> Patch:
@@ -109,6 +110,9 @@ class EMCID:
     padding: Annotated[bool, Doc("Whether the pipeline's padding rows count in E[k k^T] too.")] = False
     rarity: Annotated[float, Doc("As in ReFACT; as published 0, all keys count alike.")] = 0.0
     shrink: Annotated[float, Doc("E[k k^T] becomes C + shrink * tr(C)/d * I before it is inverted.")] = 1e-4
+    hints: Annotated[
+        bool, Doc("Whether benchmarks tell it an edit's other wordings and prompts to protect (EMCID: neither).")
+    ] = True
     seed: Annotated[int, Doc("Seed of the source's pictures, and of noise and time steps.")] = 0
 
     def __post_init__(self) -> None:
@@ -119,7 +123,7 @@ class EMCID:
         """As its released code runs on RoAD (SilentView/EMCID: lambda 6000; 4000 on TIMED), layers 0 to 10 of 12."""
         told: dict[str, Any] = {"ridge": 6000.0, "absolute": True, "residual": "released", "relative": False}
         told |= {"learning_rate": 0.2, "lowercase": True, "filled": "prompt", "hold_empty": False, "shrink": 0.0}
-        return cls(**(told | {"texts": 100_000} | changes))
+        return cls(**(told | {"texts": 100_000, "hints": False} | changes))
 
     def __call__(self, model: Model, edits: Sequence[Edit], onto: Sequence[Patch] = ()) -> Patch:
         """The patch for these edits. Raises EditError, and ModelError where there is no generator to ask."""

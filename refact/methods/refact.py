@@ -20,7 +20,7 @@ _PAPER: dict[str, Any] = {  # docs/paper.md says where each comes from
     "objective": "contrastive", "distance": "l2", "space": "projected", "negatives": 20, "ends": "bare",
     "contexts": 9, "templates": PAPER_CONTEXTS, "filled": "subject", "with_bare": True, "write": "value",
     "relative": False, "weight_decay": 0.01, "clamp": 0.0, "reach": 1.0, "crowded": 0.0,
-    "keep_ends": False, "hold_empty": False, "rarity": 0.0, "shrink": 0.0,
+    "keep_ends": False, "hold_empty": False, "rarity": 0.0, "shrink": 0.0, "hints": False,
 }  # fmt: skip
 _AUTHORS: dict[str, Any] = _PAPER | {
     "negatives": 0, "max_steps": 99, "weight_decay": 0.1, "clamp": 4.0, "exact_at": "prompt", "first_context": "{}",
@@ -176,6 +176,9 @@ class ReFACT:
     inverse: Annotated[
         str, Doc("Precision in which E[k k^T] is inverted for a value: 'float64' or 'float32' (authors' code).")
     ] = "float64"
+    hints: Annotated[
+        bool, Doc("Whether benchmarks tell it an edit's other wordings and prompts to protect (paper: neither).")
+    ] = True
     seed: Annotated[int, Doc("Seed of the draw of unrelated texts.")] = 0
     autocast: Annotated[
         str,

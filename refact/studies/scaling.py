@@ -28,7 +28,7 @@ from ..edits import Edit, distinct
 from ..encoders.encoder import TextEncoder
 from ..errors import RefactError
 from ..evidence.bench import begin, folder_name
-from ..evidence.cases import Probe, hints
+from ..evidence.cases import Probe, hints, told_to
 from ..evidence.judge import Judge
 from ..evidence.metrics import SHOWN, clip_score, fid
 from ..evidence.provenance import form_of
@@ -187,7 +187,7 @@ def _row(
 ) -> tuple[Row, list[Patch]]:
     begun = time.perf_counter()
     try:
-        patches = _MAKERS[way](model, facts, method)
+        patches = _MAKERS[way](model, told_to(method, facts), method)
     except RefactError as error:
         return Row(name, way, len(facts), refused=str(error), megabytes=peak()), []
     seconds = (time.perf_counter() - begun) / len(facts)

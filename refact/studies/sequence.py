@@ -22,7 +22,7 @@ from ..evidence.bench import (
     opened,
     read_case,
 )
-from ..evidence.cases import Case, read_cases, texts_of
+from ..evidence.cases import Case, read_cases, texts_of, told_to
 from ..evidence.judge import Judge
 from ..evidence.provenance import settings_of
 from ..evidence.strict import Names
@@ -92,7 +92,8 @@ def written(
     with ExitStack() as stack:
         for k, case in enumerate(turn, 1):
             try:
-                patch = base(bench.model, case.edits, patches) if hold else base(bench.model, case.edits)
+                edits = told_to(base, case.edits)
+                patch = base(bench.model, edits, patches) if hold else base(bench.model, edits)
             except EditError as error:
                 logs[case.id] = {"refused": str(error)}
             else:
