@@ -22,6 +22,7 @@ from refact.evidence.cases import Case, Probe, probes_of, read_cases
 from refact.evidence.report import write as report
 from refact.evidence.rewriting import rewritten
 from refact.methods.registry import method
+from refact.methods.registry import TIME, UCE, method
 
 METHODS = {"baseline": None, "oracle": None, "swap": pretend.Swap(), "fails": pretend.Fails()}
 PLACES = ("on grass", "in water", "on sand")
@@ -134,6 +135,18 @@ def test_a_folder_with_other_settings_is_refused_by_name(tmp_path) -> None:
     with pytest.raises(DataError, match="judge"):
         run(tmp_path / "run", judge=None, seeds=[0])
     assert plain(tmp_path / "run") == before
+
+
+def test_a_run_from_before_a_setting_existed_goes_on_while_it_stands_at_its_default(tmp_path) -> None:
+    methods = {"uce": UCE(), "time": TIME()}
+    out = run(tmp_path / "run", methods=methods, cases=[], seeds=[0])
+    form = json.loads((out / "run.json").read_text())
+    assert form["settings"]["methods"]["uce"].pop("rows") == "last"
+    (out / "run.json").write_text(json.dumps(form))
+    run(out, methods=methods, cases=[], seeds=[0])
+    with pytest.raises(DataError, match=r"methods\.uce\.rows: None there, tail asked for"):
+        run(out, methods=methods | {"uce": UCE(rows="tail")}, cases=[], seeds=[0])
+    assert "rows" not in json.loads((out / "run.json").read_text())["settings"]["methods"]["uce"]
 
 
 def test_methods_may_be_added_to_a_run(tmp_path) -> None:

@@ -33,6 +33,7 @@ from .judge import Judge, check_independent, load_judge
 from .parallel import spread
 from .provenance import differing, settings_of, versions
 from .rewriting import rewritten
+from .provenance import differing, known_then, settings_of, versions
 from .strict import NONE, Names
 
 CLEAN, BASELINE, ORACLE, REWRITE = "clean", "baseline", "oracle", "rewrite"
@@ -326,7 +327,8 @@ def begin(out: Path, settings: dict, problems: list[str]) -> None:
     if path.is_file():
         form = runs.settings(results.read_json(path), str(path))
         there = form["settings"]
-        had, asked = there.get("methods", {}), settings.get("methods", {})
+        had = there.get("methods", {})
+        asked = {name: known_then(made, had.get(name)) for name, made in settings.get("methods", {}).items()}
         one, other = (there | {"methods": _shared(had, asked)}, settings | {"methods": _shared(asked, had)})
         if wrong := differing(one, other):
             lines = "; ".join(f"{key}: {a} there, {b} asked for" for key, (a, b) in sorted(wrong.items()))

@@ -9,6 +9,7 @@ import platform
 from collections.abc import Sequence
 from typing import Any
 
+from ..methods.registry import METHODS
 from .cases import Case
 from .judge import Judge
 
@@ -33,6 +34,18 @@ def settings_of(name: str, cases: Sequence[Case], model: Any, judge: Judge | Non
 def form_of(method: Any) -> dict | None:
     """A method's name and settings; None for the unedited model."""
     return method and {"name": type(method).__name__, **dataclasses.asdict(method)}
+
+
+def known_then(asked: dict | None, there: dict | None) -> dict | None:
+    """A method's form less the settings that a run's form does not have yet and that stand at their default.
+
+    So a run that was begun before a setting existed goes on, as long as nobody asks for another value of it.
+    """
+    if not asked or not there or (cls := METHODS.get(str(asked.get("name")).lower())) is None:
+        return asked
+    defaults = {field.name: field.default for field in dataclasses.fields(cls)}
+    new = {key for key, value in asked.items() if key not in there and key in defaults and defaults[key] == value}
+    return {key: value for key, value in asked.items() if key not in new}
 
 
 def versions() -> dict[str, str]:
