@@ -21,7 +21,6 @@ from refact.evidence import results
 from refact.evidence.cases import Case, Probe, probes_of, read_cases
 from refact.evidence.report import write as report
 from refact.evidence.rewriting import rewritten
-from refact.methods.registry import method
 from refact.methods.registry import TIME, UCE, method
 
 METHODS = {"baseline": None, "oracle": None, "swap": pretend.Swap(), "fails": pretend.Fails()}

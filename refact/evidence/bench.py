@@ -31,9 +31,8 @@ from . import results, strict
 from .cases import Case, Probe, probes_of, read_cases, texts_of, told_to
 from .judge import Judge, check_independent, load_judge
 from .parallel import spread
-from .provenance import differing, settings_of, versions
-from .rewriting import rewritten
 from .provenance import differing, known_then, settings_of, versions
+from .rewriting import rewritten
 from .strict import NONE, Names
 
 CLEAN, BASELINE, ORACLE, REWRITE = "clean", "baseline", "oracle", "rewrite"
