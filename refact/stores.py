@@ -173,8 +173,8 @@ def _found(fact: Known, site: str) -> values.Found:
     if site not in fact.offsets:
         raise PatchError(f"{fact.edit.name!r} was not written at {site}")
     log = fact.logs[site]
-    numbers = (*log["loss"], log["probability"], log["steps"])  # in JSON any of them may be an integer of 30 digits
-    first, last, probability, steps = (torch.tensor([torch.nan if x is None else float(x)]) for x in numbers)
+    numbers = (*log["loss"], log["probability"], float(log["steps"]))
+    first, last, probability, steps = (torch.tensor([x if x is not None else torch.nan]) for x in numbers)
     return values.Found(fact.offsets[site][None], first, last, probability, steps, torch.tensor([log["clamped"]]))
 
 

@@ -25,7 +25,7 @@ from refact.models import covariance
 from refact.patch import Patch, merge
 from refact.pocket import unfamiliar
 from refact.record import describe
-from refact.stores import conflicts, known_of, solve_jointly
+from refact.stores import conflicts, known_of
 from refact.trust import inputs
 from refact.verification import Fact, described, verify
 
@@ -326,15 +326,24 @@ def test_a_log_that_does_not_fit_its_site_is_refused(canada, pocket, change):
 
 
 @pytest.mark.parametrize(
-    "change", [{"loss": [10**29, 1]}, {"loss": [None, -(10**29)]}, {"probability": 10**29}, {"steps": 10**29}]
+    "change",
+    [
+        {"loss": [10**29, 1]},
+        {"loss": [None, -(10**29)]},
+        {"probability": 10**29},
+        {"steps": 10**29},
+        {"share": 10**29},
+        {"strength": 2**63},
+        {"condition": 10**29},
+    ],
 )
-def test_integers_that_no_tensor_takes_do_not_end_a_joint_solve(canada, pocket, change):
+def test_an_integer_that_no_tensor_takes_is_refused(canada, change):
     patch = Patch.load(canada)
     record = json.loads(json.dumps(patch.record))
     for log in record["edits"][0]["sites"].values():
         log.update(change)
-    joined = solve_jointly(pocket, [Patch(patch.factors, record), tiny_fact(pocket, "a taxi", "a red taxi")])
-    assert len(joined.names) == 2
+    with pytest.raises(package.PatchError, match=r"at most 64 bits|a strength is"):
+        Patch(patch.factors, record)
 
 
 def test_factors_of_another_width_are_refused_before_they_are_used(canada, pocket):

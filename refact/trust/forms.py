@@ -7,7 +7,7 @@ import re
 from functools import cache
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ..errors import DataError, RefactError, quoted, shown
 from . import limits
@@ -64,11 +64,18 @@ def _plain_name(text: str) -> str:
     return text
 
 
+def _fits(number: Any) -> Any:
+    """A float of JSON may be written as an integer; one of more than 64 bits ends torch in an error of its own."""
+    if type(number) is int and abs(number) >= 2**63:
+        raise ValueError("a number of at most 64 bits is needed")
+    return number
+
+
 Text = Annotated[str, Field(max_length=limits.TEXT)]
 Name = Annotated[str, Field(min_length=1, max_length=limits.NAME), AfterValidator(printable)]
 FileName = Annotated[str, Field(max_length=limits.NAME), AfterValidator(_plain_name)]
 Texts = Annotated[list[Text], Field(max_length=limits.LIST)]
-Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e30, le=1e30)]
+Number = Annotated[float, BeforeValidator(_fits), Field(allow_inf_nan=False, ge=-1e30, le=1e30)]
 Count = Annotated[int, Field(ge=0, le=2**31)]
 Seed = Annotated[int, Field(ge=0, le=limits.SEED)]
 

@@ -19,21 +19,7 @@ from typing import Any
 
 from .watch import megabytes
 
-QUICK = (
-    "--contexts",
-    "2",
-    "--negatives",
-    "2",
-    "--max-steps",
-    "30",
-    "--layer",
-    "1",
-    "--tokens",
-    "1500",
-    "--hold",
-    "0.9999",
-)
-QUICK = (*QUICK, "--no-keep-ends")
+QUICK = "--contexts 2 --negatives 2 --max-steps 30 --layer 1 --tokens 1500 --hold 0.9999 --no-keep-ends".split()
 
 
 def run(name: str, count: int | None, seed: int, command: str = "") -> int:
@@ -187,6 +173,8 @@ def kills(count: int | None, seed: int, command: str = "") -> int:
         for name, (words, look) in commands(folder, model).items():
             if command in ("", name):
                 bad += _kills(name, words, look, folder, count, random.Random(f"{seed} {name}"))
+        if command in ("", "studio"):
+            bad += _studio(folder, count, random.Random(f"{seed} studio"))
     return 1 if bad else 0
 
 
@@ -224,6 +212,53 @@ def _kills(
     for problem in problems[:10]:
         print("  " + problem, flush=True)
     return len(problems)
+
+
+def _studio(folder: Path, count: int, draw: random.Random) -> int:
+    """SIGKILL while facts are kept and weakened in a session: what the page was told of is there, nothing is torn."""
+    from refact.studio.session import Session
+
+    place, told, problems = folder / "session", folder / "told", []
+    told.write_text("0")
+    for number in range(count):
+        child = multiprocessing.get_context("fork").Process(target=_keeps, args=(place, folder, told))
+        child.start()
+        child.join(draw.uniform(0.01, 0.4))
+        os.kill(child.pid or 0, signal.SIGKILL)
+        child.join()
+        last = int(told.read_text().rpartition(" ")[2])
+        try:
+            session = Session(place)
+            found = round(session.facts[0].strength * 1e6) if session.facts else 0
+            for kept in session.facts:
+                session.patch(kept)
+        except Exception as error:  # whatever it is, something was left that cannot be read
+            problems.append(f"kill {number}: {type(error).__name__}: {str(error)[:200]}")
+            continue
+        if not last <= found <= last + 1:
+            problems.append(f"kill {number}: change {found} is on disk, {last} had been confirmed")
+    print(f"kills: studio: {count} SIGKILLs, {last} changes confirmed: {len(problems)} failures", flush=True)
+    for problem in problems[:10]:
+        print("  " + problem, flush=True)
+    return len(problems)
+
+
+def _keeps(place: Path, folder: Path, told: Path) -> None:
+    """Change after change of a session; each is confirmed in a file by its number once it has returned."""
+    from refact.patch import Patch
+    from refact.studio.session import Session
+
+    session, patch = Session(place), Patch.load(folder / "patch.safetensors")
+    number = round(session.facts[0].strength * 1e6) if session.facts else 0
+    sink = os.open(told, os.O_WRONLY | os.O_APPEND)
+    while True:
+        number += 1
+        if number % 3 and session.facts:
+            session.change(session.facts[0].file, strength=number / 1e6)
+        else:
+            session.try_out(patch, number / 1e6)
+            session.keep()
+        os.write(sink, f" {number}".encode())
 
 
 def _placed(words: list[str], out: Path) -> list[str]:
