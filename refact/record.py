@@ -94,6 +94,8 @@ def _entry(form: object, what: str) -> Entry:
                 raise PatchError(f"{what} has {len(shape)} dimensions; no tensor may have more than {limits.SIDES}")
             if any(n > limits.SIDE for n in shape):
                 raise PatchError(f"{what} has shape {shape}; no side may be longer than {limits.SIDE}")
+            if type(start) is not int or type(stop) is not int:
+                raise PatchError(f"{what} has offsets {start} and {stop}; whole numbers are needed")
             if not 0 <= start <= stop or stop - start != math.prod(shape) * SIZES[dtype]:
                 raise PatchError(f"{what} of {dtype} {shape} does not fill bytes {start} to {stop}")
             return Entry(dtype, tuple(shape), start, stop)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import refact as package
 from refact.cli import main as cli
@@ -24,7 +24,7 @@ from refact.methods.registry import BUILT_IN
 from refact.models import covariance
 from refact.patch import Patch, merge
 from refact.pocket import unfamiliar
-from refact.record import describe
+from refact.record import describe, read_record
 from refact.stores import conflicts, known_of
 from refact.trust import inputs
 from refact.verification import Fact, described, verify
@@ -333,17 +333,18 @@ def test_a_log_that_does_not_fit_its_site_is_refused(canada, pocket, change):
         {"probability": 10**29},
         {"steps": 10**29},
         {"share": 10**29},
-        {"strength": 2**63},
+        {"strength": 2**64},
         {"condition": 10**29},
     ],
 )
-def test_an_integer_that_no_tensor_takes_is_refused(canada, change):
-    patch = Patch.load(canada)
-    record = json.loads(json.dumps(patch.record))
-    for log in record["edits"][0]["sites"].values():
+def test_an_integer_that_no_tensor_takes_is_refused(canada, change, tmp_path):
+    patch, path = Patch.load(canada), tmp_path / "p.safetensors"
+    for log in patch.record["edits"][0]["sites"].values():
         log.update(change)
-    with pytest.raises(package.PatchError, match=r"at most 64 bits|a strength is"):
-        Patch(patch.factors, record)
+    save_file(load_file(canada), path, metadata={"refact": json.dumps(patch.record)})
+    for read in (Patch.load, read_record):
+        with pytest.raises(package.PatchError, match="more than 64 bits"):
+            read(path)
 
 
 def test_factors_of_another_width_are_refused_before_they_are_used(canada, pocket):

@@ -7,16 +7,19 @@ import re
 from functools import cache
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ..errors import DataError, RefactError, quoted, shown
 from . import limits
 
 
 def parse(text: bytes | str, what: str, error: type[RefactError] = DataError) -> Any:
-    """Strict JSON: no repeated keys, no NaN or Infinity, not nested deeper than `limits.DEPTH`. Raises `error`."""
+    """Strict JSON: no key twice, no NaN or Infinity, no integer over 64 bits, no depth over `limits.DEPTH`.
+
+    Raises `error`.
+    """
     try:
-        form = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
+        form = json.loads(text, object_pairs_hook=_unique, parse_int=_integer, parse_constant=_refuse)
     except (ValueError, RecursionError) as reason:
         raise error(f"{what} is not valid JSON: {reason}") from None
     if _deeper(form, limits.DEPTH):
@@ -28,6 +31,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict:
     if len(form := dict(pairs)) < len(pairs):
         raise ValueError("a key is there twice")
     return form
+
+
+def _integer(digits: str) -> int:
+    """Where a number is needed it may be written as an integer, which no tensor or plot takes beyond 64 bits."""
+    if len(digits) > 20 or not -(2**63) <= int(digits) < 2**64:
+        raise ValueError(f"the integer {digits[:10]}... has more than 64 bits")
+    return int(digits)
 
 
 def _refuse(name: str) -> Any:
@@ -64,18 +74,11 @@ def _plain_name(text: str) -> str:
     return text
 
 
-def _fits(number: Any) -> Any:
-    """A float of JSON may be written as an integer; one of more than 64 bits ends torch in an error of its own."""
-    if type(number) is int and abs(number) >= 2**63:
-        raise ValueError("a number of at most 64 bits is needed")
-    return number
-
-
 Text = Annotated[str, Field(max_length=limits.TEXT)]
 Name = Annotated[str, Field(min_length=1, max_length=limits.NAME), AfterValidator(printable)]
 FileName = Annotated[str, Field(max_length=limits.NAME), AfterValidator(_plain_name)]
 Texts = Annotated[list[Text], Field(max_length=limits.LIST)]
-Number = Annotated[float, BeforeValidator(_fits), Field(allow_inf_nan=False, ge=-1e30, le=1e30)]
+Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e30, le=1e30)]
 Count = Annotated[int, Field(ge=0, le=2**31)]
 Seed = Annotated[int, Field(ge=0, le=limits.SEED)]
 

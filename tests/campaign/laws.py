@@ -19,7 +19,21 @@ from typing import Any
 
 from .watch import megabytes
 
-QUICK = "--contexts 2 --negatives 2 --max-steps 30 --layer 1 --tokens 1500 --hold 0.9999 --no-keep-ends".split()
+QUICK = [
+    "--contexts",
+    "2",
+    "--negatives",
+    "2",
+    "--max-steps",
+    "30",
+    "--layer",
+    "1",
+    "--tokens",
+    "1500",
+    "--hold",
+    "0.9999",
+    "--no-keep-ends",
+]
 
 
 def run(name: str, count: int | None, seed: int, command: str = "") -> int:
@@ -222,8 +236,11 @@ def _studio(folder: Path, count: int, draw: random.Random) -> int:
     told.write_text("0")
     for number in range(count):
         child = multiprocessing.get_context("fork").Process(target=_keeps, args=(place, folder, told))
+        before = told.stat().st_size
         child.start()
-        child.join(draw.uniform(0.01, 0.4))
+        while told.stat().st_size == before and child.is_alive():  # it may take a moment to begin
+            time.sleep(0.001)
+        child.join(draw.uniform(0.0, 0.3))
         os.kill(child.pid or 0, signal.SIGKILL)
         child.join()
         last = int(told.read_text().rpartition(" ")[2])
@@ -237,6 +254,8 @@ def _studio(folder: Path, count: int, draw: random.Random) -> int:
             continue
         if not last <= found <= last + 1:
             problems.append(f"kill {number}: change {found} is on disk, {last} had been confirmed")
+    if last < count:
+        problems.append("a child changed nothing")
     print(f"kills: studio: {count} SIGKILLs, {last} changes confirmed: {len(problems)} failures", flush=True)
     for problem in problems[:10]:
         print("  " + problem, flush=True)
