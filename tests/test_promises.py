@@ -333,7 +333,7 @@ def test_a_log_that_does_not_fit_its_site_is_refused(canada, pocket, change):
         {"probability": 10**29},
         {"steps": 10**29},
         {"share": 10**29},
-        {"strength": 2**64},
+        {"strength": 2**63},
         {"condition": 10**29},
     ],
 )
