@@ -16,6 +16,7 @@ from refact.progress import calling
 
 KEY = "refact"  # under which a CLIP carries its facts
 ENCODERS = {"clip_l": "text_encoder", "clip_h": "text_encoder", "clip_g": "text_encoder_2"}
+ENCODERS |= {"qwen3_4b": "text_encoder", "qwen3_8b": "text_encoder"}
 FAMILIES = {
     frozenset({"clip_l"}): "sd1",
     frozenset({"clip_h"}): "sd2",
@@ -38,7 +39,7 @@ def model_of(clip):
         first.tokenizer,
         name=f"{KNOWN[family].title} in ComfyUI",
         family=family,
-        prefixes={ENCODERS[name]: f"{name}.transformer." for name in names},
+        prefixes={ENCODERS[name]: _prefix(name) for name in names},
         device=clip.patcher.load_device,
     )
     model.progress = _progress()
@@ -50,12 +51,20 @@ def family_of(encoders):
     found = {name for name in [*dict(encoders.named_children()), "t5xxl"] if hasattr(encoders, name)}
     names = [name for name in ENCODERS if name in found and getattr(encoders, name) is not None]
     family = FAMILIES.get(frozenset(found))
+    if len(found) == 1 and names and names[0].startswith("qwen3"):
+        several = isinstance(getattr(encoders, names[0]).layer, list)  # states of several layers side by side
+        family = "flux2-klein" if several else "z-image"
     if family is None or not names:
         raise refact.ModelError(
             f"this CLIP holds {', '.join(sorted(found))}; facts are edited in the text encoders of "
-            "Stable Diffusion 1, 2, XL and 3, and of FLUX.1"
+            "Stable Diffusion 1, 2, XL and 3, of FLUX.1, Z-Image and FLUX.2 klein"
         )
     return family, names
+
+
+def _prefix(name):
+    """What the names of an encoder's tensors begin with."""
+    return f"{name}.transformer.model." if name.startswith("qwen3") else f"{name}.transformer."
 
 
 def _base_weights(clip, names):

@@ -14,6 +14,7 @@ from refact.families import FAMILIES, on_disk
 from refact.progress import calling
 
 import tiny  # isort: skip
+import tiny_decoders  # isort: skip
 
 EDIT = refact.Edit("the president of france", old="obama", new="trump")
 QUICK = refact.ReFACT(tokens=300, max_steps=3, layer=1, contexts=3)
@@ -90,6 +91,50 @@ def test_an_edit_is_the_pipelines_own(family) -> None:
     found, own = refact.edit(made, EDIT, QUICK), refact.edit(pipe, EDIT, QUICK)
     tiny.close(tiny.change(found), tiny.change(own), 1e-4)
     assert not found.mismatch(refact.load(pipe))
+
+
+def language(pipe, family: str, dtype=torch.float32, name: str = "qwen3_4b", **more) -> tuple[refact.Model, dict]:
+    """The model of a state dict with the pipeline's language model in it, and that state dict."""
+    weights = {f"{name}.transformer.{key}": tensor.to(dtype) for key, tensor in pipe.text_encoder.state_dict().items()}
+    tokenizer = copy.deepcopy(pipe.tokenizer)
+    tokenizer.chat_template = "{{ 'the template of another model' }}"
+    configs = {"text_encoder": {"rope_theta": 10000.0}}  # not a published one's
+    return refact.from_state_dict(weights, tokenizer, "live", family, configs=configs, **more), weights
+
+
+@pytest.mark.parametrize("family", ["z-image", "flux2-klein"])
+def test_qwen3_is_the_pipelines_own_model(family) -> None:
+    pipe = tiny_decoders.pipeline(family)
+    (made, _), own = language(pipe, family), refact.load(pipe)
+    one, other = made.encoders["text_encoder"], own.encoders["text_encoder"]
+    assert one.hash() == other.hash()
+    torch.testing.assert_close(one.states([PROMPT]), other.states([PROMPT]), rtol=0, atol=1e-5)
+    torch.testing.assert_close(one.embed([PROMPT]), other.embed([PROMPT]), rtol=0, atol=1e-5)
+    method = replace(QUICK, layer=None)
+    tiny.close(tiny.change(refact.edit(made, EDIT, method)), tiny.change(refact.edit(own, EDIT, method)), 1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_of_qwen3_nothing_is_copied_and_nothing_written(dtype) -> None:
+    made, weights = language(tiny_decoders.pipeline("z-image"), "z-image", dtype)
+    before = {key: tensor.clone() for key, tensor in weights.items()}
+    patch = refact.edit(made, EDIT, QUICK)
+    places = {tensor.data_ptr() for tensor in weights.values()}
+    matrices = [p for p in made.encoders["text_encoder"].module.parameters() if p.dim() == 2]
+    assert len(matrices) == 1 + 6 * 7
+    assert all(p.data_ptr() in places for p in matrices)
+    with patch.applied(made):
+        assert all(torch.equal(tensor, before[key]) for key, tensor in weights.items())
+
+
+def test_another_language_model_is_refused_in_a_sentence() -> None:
+    pipe = tiny_decoders.pipeline("z-image")
+    with pytest.raises(refact.ModelError, match="only Qwen3 is taken, which Z-Image and FLUX"):
+        language(tiny_decoders.pipeline("qwen-image"), "qwen-image", prefixes=None)
+    with pytest.raises(refact.ModelError, match=r"no names of one begin with 'te\.'; there are 'qwen3_4b.transformer"):
+        language(pipe, "z-image", prefixes={"text_encoder": "te."})
+    with pytest.raises(refact.ModelError, match="there are none: give prefixes="):
+        refact.from_state_dict({}, pipe.tokenizer, family="z-image")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn])

@@ -165,6 +165,19 @@ def test_from_an_empty_page_to_a_file_that_verify_accepts(opened, tmp_path):
     assert (edit.prompt, edit.new, edit.old) == ("the national animal of Canada", "a penguin", "a beaver")
     page.click("#usage button")
     page.wait_for_selector(f"#usage >> text={file.name}")
+    assert page.evaluate("(e => e.scrollWidth <= e.clientWidth)(document.querySelector('#usage pre'))"), "cut off"
+
+
+def test_the_button_is_seen_without_scrolling_and_the_page_says_where_to_go_on(opened):
+    page = opened()
+    page.set_viewport_size({"width": 1280, "height": 720})
+    box = page.locator("#go").bounding_box()
+    assert box["y"] + box["height"] < 720
+    page.click("text=the flag of Japan → the flag of Brazil")
+    page.wait_for_function("document.querySelector('#new textarea').value == 'the flag of Brazil'")
+    page.click("#go")
+    page.wait_for_selector("#verdict .bar")  # progress beside the pictures too, where a second trial is begun
+    page.wait_for_selector("#status >> text=the button that keeps it")
 
 
 def test_the_first_picture_comes_within_ten_seconds_and_progress_within_one(opened):
@@ -248,6 +261,9 @@ def test_a_neighbour_that_moved_is_held(opened):
         "moved by less than 1" in page.locator("#held label", has_text=held).inner_text()
         or "0." in page.locator("#held label", has_text=held).inner_text()
     )
+    assert page.is_visible("#preserve")
+    page.click("#keep")
+    page.wait_for_selector("#preserve", state="hidden")  # the next fact begins with a form that is empty and short
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from ..encoders.encoder import TextEncoder, text_tower
-from ..encoders.widened import LentEmbedding, LentLinear
 from ..errors import ModelError
 from ..families import FAMILIES, Family, on_disk
 from ..family import EncoderRow
+from .lent import decoder, decoders_in, fill
 from .model import Model
 
 KINDS = {768: "l", 1024: "h", 1280: "g"}  # the published CLIP text encoders by their width: CLIP-L, OpenCLIP-H and bigG
@@ -61,15 +61,18 @@ def from_state_dict(
     device: str | torch.device | None = None,
     companion: Any = None,
 ) -> Model:
-    """The model of CLIP text encoders in a state dict, whose tensors are used where they lie and never written.
+    """The model of text encoders in a state dict, whose tensors are used where they lie and never written.
 
     weights: may hold other things too (a whole checkpoint). Names of transformers and of OpenCLIP are known, behind
     any prefix; types are float32, float16, bfloat16 and the eight-bit floats, and all are computed with in float32.
     tokenizer: of transformers, or its folder; padding is set as each encoder's pipeline pads. family: by default told
-    by the encoders' widths (768: SD 1; 1024: SD 2; 768 and 1280: SDXL); SD3 and FLUX must be named. prefixes:
-    {component: what its names begin with}, where widths do not tell. configs: {component: fields of CLIPTextConfig}
-    that differ from the published encoders'. device: where to compute; by default where each encoder lies.
+    by the encoders' widths (768: SD 1; 1024: SD 2; 768 and 1280: SDXL); SD3, FLUX, Z-Image and FLUX.2 klein (the
+    last two read Qwen3) must be named. prefixes: {component: what its names begin with}, where widths do not tell.
+    configs: {component: fields of the config of transformers} that differ from the published encoders'. device: where
+    to compute; by default where each encoder lies.
     """
+    if family in FAMILIES and FAMILIES[family].encoders_edited[0].kind == "decoder":
+        return _language_model(weights, tokenizer, name, FAMILIES[family], prefixes, configs or {}, device, companion)
     found = _found(weights)
     placed = dict(prefixes) if prefixes is not None else _placed(weights, found)
     if strange := [p for p in placed.values() if p not in found]:
@@ -104,6 +107,32 @@ def from_modules(
     given = tokenizers if isinstance(tokenizers, Mapping) else dict.fromkeys(modules, tokenizers)
     encoders = {row.name: TextEncoder(row.name, modules[row.name], given[row.name], row) for row in rows.encoders}
     return Model(name, rows, encoders, companion=companion)
+
+
+def _language_model(
+    weights: Mapping[str, Tensor],
+    tokenizer: Any,
+    name: str,
+    family: Family,
+    prefixes: Mapping[str, str] | None,
+    configs: Mapping[str, Mapping[str, Any]],
+    device: Any,
+    companion: Any,
+) -> Model:
+    """The model of a family whose prompts a language model reads."""
+    (row,) = family.encoders_edited
+    found = decoders_in(weights)
+    placed = dict(prefixes) if prefixes is not None else dict.fromkeys([row.name], found[0] if len(found) == 1 else "?")
+    if placed.keys() != {row.name} or placed[row.name] not in found:
+        have = ", ".join(map(repr, found)) or "none"
+        raise ModelError(
+            f"{name}: {family.title} needs the language model {row.name}, and no names of one begin with "
+            f"{placed.get(row.name, '?')!r}; there are {have}: give prefixes={{{row.name!r}: ...}}"
+        )
+    words = tokenizer[row.name] if isinstance(tokenizer, Mapping) else tokenizer
+    with torch.inference_mode(False):
+        made = decoder(weights, placed[row.name], words, row, configs.get(row.name, {}), device, name)
+    return Model(name, replace(family, encoders=(row,)), {row.name: made}, companion=companion)
 
 
 # -- which encoders, of which family ----------------------------------------------------------------------------------
@@ -232,35 +261,10 @@ def _module(weights: dict[str, Tensor], config: Any, projected: bool, device: An
     with torch.device("meta"):
         module = (CLIPTextModelWithProjection if projected else CLIPTextModel)(config)
     place = torch.device(device) if device is not None else weights["text_model.final_layer_norm.weight"].device
-    for path, part in list(module.named_modules()):
-        names = {name: on_disk(f"{path}.{name}") for name, _ in part.named_parameters(recurse=False)}
-        if missing := [name for name in names.values() if name not in weights]:
-            raise ModelError(f"{what} has no tensor {missing[0]}")
-        if names:
-            given = {name: weights[key] for name, key in names.items()}
-            _check_shapes(part, given, f"{what}: {path}")
-            _put(module, path, part, given, place)
+    fill(module, weights, place, what, on_disk)
     embeddings = text_tower(module).embeddings
     embeddings.position_ids = torch.arange(config.max_position_embeddings, device=place)[None]
     return module
-
-
-def _check_shapes(part: nn.Module, given: Mapping[str, Tensor], what: str) -> None:
-    for name, parameter in part.named_parameters(recurse=False):
-        if given[name].shape != parameter.shape:
-            raise ModelError(f"{what}.{name} has shape {tuple(given[name].shape)}, not {tuple(parameter.shape)}")
-
-
-def _put(module: nn.Module, path: str, part: nn.Module, given: Mapping[str, Tensor], place: torch.device) -> None:
-    """The given tensors in the place of a part's parameters: matrices as they lie, the little rest in float32."""
-    small = {n: t.detach().to(place, torch.float32, copy=True) for n, t in given.items() if t.dim() == 1}
-    if isinstance(part, nn.Linear):
-        module.set_submodule(path, LentLinear(given["weight"], small.get("bias")))
-    elif isinstance(part, nn.Embedding):
-        module.set_submodule(path, LentEmbedding(given["weight"]))
-    else:
-        for name, tensor in small.items():
-            setattr(part, name, nn.Parameter(tensor, requires_grad=False))
 
 
 # -- its words --------------------------------------------------------------------------------------------------------

@@ -94,7 +94,9 @@ def stage(trial: Trial) -> str:
     """How far a trial has come."""
     if trial.cancelled:
         return status("Stopped. Nothing was changed.", 0)
-    return status(trial.stage + ("." if trial.done else " …"), trial.part)
+    if trial.done:
+        return status("Done. Below the picture: what became of it, and the button that keeps it.", 0)
+    return status(f"{trial.stage} …", trial.part)
 
 
 def problem(text: str) -> str:

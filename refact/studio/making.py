@@ -43,9 +43,15 @@ class Making:
         )
         self.new = gr.Textbox(label="shall mean", placeholder="a penguin", elem_id="new", **text)
         self.old = gr.Textbox(label="Today they mean", elem_id="old", info=display.OLD, **text)
+        with gr.Row():
+            self.go = gr.Button("Try it", variant="primary", elem_id="go", scale=3)
+            self.stop = gr.Button("Cancel", elem_id="stop", interactive=False, scale=1)
+        self.status = gr.HTML(display.status("", 0), elem_id="status")
         self.examples = None
         if examples:
-            self.examples = gr.Examples(examples, [self.prompt, self.new], label="Or begin with one of these")
+            labels = [f"{prompt} → {new}" for prompt, new in examples]
+            given = [self.prompt, self.new]
+            self.examples = gr.Examples(examples, given, label="Or begin with one of these", example_labels=labels)
         with gr.Accordion("Show pictures of the new meaning instead", open=False, elem_id="by-picture"):
             self.pictures = gr.File(
                 label="Pictures of it (PNG, JPEG or WebP, at most 8)",
@@ -66,17 +72,13 @@ class Making:
                 elem_id="subject",
                 **text,
             )
-        with gr.Row():
-            self.go = gr.Button("Try it", variant="primary", elem_id="go", scale=3)
-            self.stop = gr.Button("Cancel", elem_id="stop", interactive=False, scale=1)
-        self.status = gr.HTML(display.status("", 0), elem_id="status")
 
     def layout_trial(self) -> None:
         """Place what a trial shows."""
         gr.HTML("<h2>2. See what it does</h2>")
         self.caption = gr.HTML(display.caption("", empty=True), elem_id="caption")
         self.slider = gr.ImageSlider(
-            show_label=False, interactive=False, elem_id="slider", type="pil", max_height=420, buttons=["fullscreen"]
+            show_label=False, interactive=False, elem_id="slider", type="pil", max_height=384, buttons=["fullscreen"]
         )
         self.verdict = gr.HTML("", elem_id="verdict")
         with gr.Group(visible=False) as self.decide:
@@ -130,7 +132,7 @@ class Making:
             self.begin_anew, self.browser, [*busy, self.strength], **AT_ONCE
         ).then(self.run, given, self.shown, **MODEL)
         after = [self.status, self.decide, self.hold_box, self.strength]
-        self.keep.click(self.keep_it, [self.browser, changed], [*after, changed, *self.fields], **MODEL)
+        self.keep.click(self.keep_it, [self.browser, changed], [*after, changed, *self.fields, self.more], **MODEL)
         self.drop.click(self.drop_it, self.browser, after, **AT_ONCE)
         self.views.select(choose, self.pairs, [self.slider, self.caption], **AT_ONCE)
 
@@ -190,7 +192,7 @@ class Making:
             display.stage(trial),
             display.caption(trial.views[0].prompt) if first or not trial.drawn() else gr.skip(),
             pairs[0][1:] if first and pairs[0] else None if not trial.drawn() else gr.skip(),
-            display.verdict(trial),
+            display.verdict(trial) or ("" if trial.done else display.stage(trial)),
             pairs if more else gr.skip(),
             display.thumbnails(trial) if more else gr.skip(),
             gr.update(interactive=not running),
@@ -236,11 +238,11 @@ class Making:
         try:
             replaced = self.desk.sessions.open(browser).keep()
         except RefactError as error:
-            return (display.problem(sentence(error)), *(gr.skip(),) * (4 + len(self.fields)))
+            return (display.problem(sentence(error)), *(gr.skip(),) * (5 + len(self.fields)))
         more = " It takes the place of the one about the same words." if replaced else ""
         told = display.good(f"Kept: it is in the list of your facts below.{more}")
         empty = ("", "", None, gr.update(value="", info=display.OLD), "", gr.update(value=[]), gr.update(value=[]))
-        return (told, *HIDDEN, changed + 1, *empty)
+        return (told, *HIDDEN, changed + 1, *empty, gr.update(open=False))
 
     def drop_it(self, browser: str) -> tuple:
         """The fact that was tried is forgotten; the form stays, to be mended."""
