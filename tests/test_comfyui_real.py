@@ -263,9 +263,10 @@ def test_the_edit_is_the_packages_own(server, family) -> None:
     clean, own = own_conditioning(family, refact.Patch.load(file), text)
     for kind, states in own.items():
         effect, gap = float((states - clean[kind]).abs().max()), apart(kept, kind, states)
-        print(f"{family} {kind}: the edit moves it by {effect:.2g}; the two programs differ by {gap:.1g}")
+        size = float(states.abs().max())  # of a language model's states, which are not normalised, some are large
+        print(f"{family} {kind}: the edit moves it by {effect:.2g} of {size:.2g}; the programs differ by {gap:.1g}")
         assert effect > 0.05
-        assert gap < 1e-3
+        assert gap < 1e-3 * max(1.0, size)
     searched = server.searches()
     again = server.run(graph)
     assert set(again["execution_cached"]["nodes"]) == set(graph), "ComfyUI runs no node again"
@@ -273,7 +274,7 @@ def test_the_edit_is_the_packages_own(server, family) -> None:
     assert server.searches() == searched, "another strength searches nothing"
     shutil.copy(file, server.base / "models/loras/facts_00001_.safetensors")
     server.run(graph_of("load_a_patch", family, kept))
-    assert all(apart(kept, kind, states) < 1e-3 for kind, states in own.items())
+    assert all(apart(kept, k, states) < 1e-3 * max(1.0, float(states.abs().max())) for k, states in own.items())
 
 
 def apart(kept: Path, kind: str, states: torch.Tensor) -> float:

@@ -31,10 +31,10 @@ def build(desk: Desk) -> gr.Blocks:
         with gr.Tab("Facts"):
             making, keeping = Making(desk, browser), Keeping(desk, browser, changed)
             with gr.Row(equal_height=False):
-                with gr.Column(scale=4, min_width=360):
+                with gr.Column(scale=4, min_width=360, elem_id="left"):
                     making.layout_form(_examples(desk))
-                    place = gr.Column()
-                with gr.Column(scale=6, min_width=420):
+                    place = gr.Column(elem_id="kept")
+                with gr.Column(scale=6, min_width=420, elem_id="right"):
                     making.layout_trial()
             with place:
                 keeping.layout(making)
