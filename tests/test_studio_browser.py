@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 LOAD = "input[type=file][data-testid^='Load a file']"
-LONG = 60_000  # milliseconds: of a machine that does other things too
+LONG = 180_000  # milliseconds: of a machine that does other things too
 
 
 @pytest.fixture(scope="module")
