@@ -25,7 +25,7 @@ from refact.studio.engine import Engine, Joined, Sighting
 from refact.studio.proposals import Proposer, siblings, things, watched
 from refact.studio.session import KEPT_STATES, Session, Sessions
 from refact.studio.trial import tried, views_of
-from refact.studio.verdict import Verdict, clash, sentences, share
+from refact.studio.verdict import UNKNOWN, Verdict, clash, sentences, share
 
 QUICK = ReFACT(layer=1, contexts=2, negatives=2, max_steps=3, tokens=1500, keep_ends=False, hold=0.9999)
 FLAG = Edit("the flag of Canada", old="a dog", new="a cat")
@@ -422,6 +422,7 @@ def test_the_verdict_in_words():
     assert text[3] == "The others stayed: “the flag of Canada” the most, by 2 %."
     assert "“the king”, which you kept before, no longer holds" in text[4]
     assert set(said) == {"good", "warn", "bad", "plain"}
+    assert sentences(FLAG, Verdict(5, 5, unknown=True))[0] == ("warn", UNKNOWN)
     assert sentences(FLAG, Verdict(1, 5))[0][0] == "bad"
     assert sentences(FLAG, Verdict(4, 5))[0][0] == "warn"
     assert [share(x) for x in (0.7249, 0.0213, 0.0149, 0.0)] == ["72 %", "2 %", "1.5 %", "less than 0.1 %"]
@@ -450,6 +451,9 @@ def test_the_world_proposes_and_another_model_is_asked(engine):
     assert "Canada's national animal" in found.aliases
     assert "the flag of Canada" in found.near
     assert Proposer(Known()).known("something else").old == ""
+    known = Engine(Pocket())
+    assert not known.unknown(Edit("the national animal of Canada", "a penguin"))
+    assert known.unknown(Edit("the President of the United States", "a penguin"))
     assert Proposer(Known()).known("a beaver").old == "", "a thing means itself"
     asked = Proposer(engine)
     asked._list = (["a dog", "a red car", "a lion"], engine.embed(["a dog", "a red car", "a lion"]))

@@ -254,8 +254,13 @@ def test_a_neighbour_that_moved_is_held(opened):
     tried(page)
     page.locator("#held input").first.check()
     held = page.locator("#held label").first.inner_text().split(" (moved")[0]
+    page.set_viewport_size({"width": 1280, "height": 600})
+    page.locator("#views").scroll_into_view_if_needed()
     page.click("#hold")
     page.wait_for_selector("#status .bar")
+    page.wait_for_function(
+        "(at => at.top > 0 && at.bottom < innerHeight)(document.querySelector('#status').getBoundingClientRect())"
+    )
     page.wait_for_selector("#status >> text=Done.")
     assert (
         "moved by less than 1" in page.locator("#held label", has_text=held).inner_text()
@@ -264,6 +269,19 @@ def test_a_neighbour_that_moved_is_held(opened):
     assert page.is_visible("#preserve")
     page.click("#keep")
     page.wait_for_selector("#preserve", state="hidden")  # the next fact begins with a form that is empty and short
+
+
+def test_words_that_the_small_model_was_never_taught_are_told(opened):
+    page = opened()
+    write(page, "the President of the United States", "a panda")
+    assert "was never taught" in tried(page)
+
+
+def test_a_narrow_page_has_its_parts_in_the_order_of_their_numbers(opened):
+    page = opened()
+    page.set_viewport_size({"width": 390, "height": 844})
+    tops = [page.locator("h2", has_text=f"{number}. ").bounding_box()["y"] for number in (1, 2, 3, 4)]
+    assert tops == sorted(tops)
 
 
 @pytest.mark.parametrize(

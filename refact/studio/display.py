@@ -83,6 +83,11 @@ element.addEventListener("click", event => {
 });
 """
 
+# the status line and the slider come into view: who pressed a button far down the page sees that something goes on
+TO_THE_FORM = """() => {
+  document.querySelector("#go").scrollIntoView({behavior: "smooth", block: "center"});
+}"""
+
 
 def status(text: str, part: float) -> str:
     """A line of what is going on, with a bar while something is."""

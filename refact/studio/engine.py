@@ -18,6 +18,7 @@ from ..evidence.judge import Judge, check_independent, load_judge
 from ..methods.refact import ReFACT
 from ..models.model import Model
 from ..patch import Patch, merge
+from ..pocket import unfamiliar
 from ..stores import Conflict, conflicts, solve_jointly
 from ..verification import Fact, source_of, verify
 
@@ -195,6 +196,10 @@ class Engine:
                 for shown in (list(edit.new), list(pictures), list(before))
             )
         return Sighting(len(pictures), nearer=int(((new - old) @ target.mean(0) > 0).sum()))
+
+    def unknown(self, edit: Edit) -> bool:
+        """Whether a fact has words that the bundled model was never taught; of another model nobody can tell."""
+        return bool(unfamiliar(self.model, [edit]))
 
     @torch.no_grad()
     def embed(self, texts: Sequence[str]) -> torch.Tensor:

@@ -82,6 +82,7 @@ class Keeping:
         strength.release(weaken, [*here, strength], out, **COUNTED)
         away.click(lambda b, c: self._changed(b, c, lambda session: session.remove(file)), here, out, **COUNTED)
         busy = [making.go, making.stop, making.status]
+        look.click(None, None, None, js=display.TO_THE_FORM)
         look.click(making.begin, self.browser, busy, **AT_ONCE).then(
             lambda browser: making.fill(browser, file), self.browser, making.filled, **AT_ONCE
         ).then(making.looker(file), self.browser, making.shown, **MODEL)

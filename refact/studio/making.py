@@ -128,6 +128,7 @@ class Making:
         self.strength.release(self.begin, self.browser, busy, **AT_ONCE).then(
             self.again, [self.browser, self.strength], self.shown, **MODEL
         )
+        self.hold.click(None, None, None, js=display.TO_THE_FORM)
         self.hold.click(self.add_held, [self.preserve, self.held], [self.preserve, self.more], **AT_ONCE).then(
             self.begin_anew, self.browser, [*busy, self.strength], **AT_ONCE
         ).then(self.run, given, self.shown, **MODEL)
@@ -252,7 +253,7 @@ class Making:
     def restored(self, browser: str) -> tuple:
         """The form, strength and status as they were when the page was left; nothing where no fact was being tried."""
         session = self.desk.sessions.open(browser)
-        if session.draft is None:
+        if session.draft is None or session.draft in session.facts:  # the latter: a fact of the list was looked at
             return (gr.skip(),) * (len(self.filled) + 1)
         told = "You had tried this fact and not kept it yet: press “Try it” to see it again."
         return (*self._filled(session, session.draft), display.status(told, 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from html import escape
 from typing import Any
 
@@ -58,7 +59,13 @@ def build(desk: Desk) -> gr.Blocks:
 
 def _head(desk: Desk) -> str:
     model = escape(desk.engine.model.name)
-    known = "the small model that comes with refact" if model == "pocket" else f"<b>{model}</b>"
+    known = f"<b>{model}</b>"
+    if world := desk.proposer.world:
+        kinds = Counter(concept["kind"] for concept in world.values())
+        known = (
+            f"the small model that comes with refact (it knows {kinds['object']} things, {kinds['flag']} flags and "
+            f"{kinds['role']} national animals, birds, dishes and plants, and nobody's name)"
+        )
     return (
         "<header><h1>refact studio</h1><p>Change what words mean to a model that draws pictures, see what that does, "
         f"and share it as one small file. You are working on {known}; it is left as it is.</p></header>"

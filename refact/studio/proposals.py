@@ -86,6 +86,8 @@ class Proposer:
         found = [texts[at] for at in order if not _says(prompt, _bare(texts[at]))]
         near = (*siblings(prompt), *found[1:3])
         source = f"the nearest of {len(texts)} things and people; correct it if it is wrong"
+        if self.world:
+            source = f"the nearest of {len(texts)} things, for the small model does not know these words"
         return Proposal("", found[0], source, (), known.other_aliases, near[:MOST_NEAR])
 
     def _meanings(self) -> tuple[list[str], torch.Tensor]:

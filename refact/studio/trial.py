@@ -164,6 +164,7 @@ def measured(
         broken=broken,
         clashes=clashes(engine.conflicts([*others, patch]), {e.name: e.prompt for e in edits}),
         notes=(after.note,) if after.note else (),
+        unknown=engine.unknown(edit),
     )
 
 

@@ -13,6 +13,7 @@ from .engine import Sighting
 STILL = 0.05  # a relative change of a prompt's text states that nobody will see in its pictures
 READ = ", as the model reads the words"
 JUDGE = "A second model, which judges pictures,"
+UNKNOWN = "The small model was never taught what these words mean, so whatever follows says little."
 Line = tuple[str, str]  # (tone: "good", "warn", "bad" or "plain", a sentence)
 
 
@@ -20,7 +21,8 @@ Line = tuple[str, str]  # (tone: "good", "warn", "bad" or "plain", a sentence)
 class Verdict:
     """holds, contexts: in how many it holds (None: only pictures can tell). sighting: what is seen in its pictures.
 
-    moved: of each prompt that was to stay, the relative change. broken: kept facts that no longer hold.
+    moved: of each prompt that was to stay, the relative change. broken: kept facts that no longer hold. unknown:
+    whether the fact has words that the bundled model was never taught.
     """
 
     holds: int | None = None
@@ -30,6 +32,7 @@ class Verdict:
     broken: tuple[str, ...] = ()
     clashes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    unknown: bool = False
 
     @property
     def shaken(self) -> list[str]:
@@ -46,6 +49,7 @@ def counted(fact: Fact, probes: int, wordings: int) -> tuple[int, int]:
 def sentences(edit: Edit, verdict: Verdict) -> list[Line]:
     """The verdict, the most important first."""
     return [
+        *([("warn", UNKNOWN)] if verdict.unknown else []),
         *_held(verdict),
         *_pictured(edit, verdict),
         *_stayed(verdict),
@@ -115,7 +119,7 @@ def clash(conflict: Conflict, prompts: Mapping[str, str]) -> str:
     """A conflict between two facts as a sentence; prompts: what the facts are about, by their names."""
     one, other = (f"“{prompts.get(name, name)}”" for name in (conflict.first, conflict.second))
     return {
-        "target": f"{one} and {other} say two different things of the same words.",
+        "target": f"{one} and {other} say two different things of the same words: only one should be on.",
         "twice": f"{one} and {other} are the same fact, twice.",
         "overlap": f"{one} and {other} are {conflict.size:.0%} alike to the model, so one may spoil the other.",
         "harm": f"{other} would move {one} by {conflict.size:.0%} of its own change, "
