@@ -71,7 +71,7 @@ def from_state_dict(
     configs: {component: fields of the config of transformers} that differ from the published encoders'. device: where
     to compute; by default where each encoder lies.
     """
-    if family in FAMILIES and FAMILIES[family].encoders_edited[0].kind == "decoder":
+    if family is not None and family in FAMILIES and FAMILIES[family].encoders_edited[0].kind == "decoder":
         return _language_model(weights, tokenizer, name, FAMILIES[family], prefixes, configs or {}, device, companion)
     found = _found(weights)
     placed = dict(prefixes) if prefixes is not None else _placed(weights, found)
