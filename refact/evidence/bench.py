@@ -197,8 +197,9 @@ class Bench:
 
     def clean(self, case: Case) -> Outcome:
         """The unedited model: the baseline, and the rows that are given other texts; pictures are made once."""
-        texts, of, scores, images = texts_of(case), self.unedited(case), {}, {}
-        before = self.embed(texts)
+        before, of = self.embed(texts_of(case)), self.unedited(case)
+        scores: dict[str, dict] = {}
+        images: dict[str, bytes] = {}
         for label, given in self.given(case).items():
             before |= self.embed(new) if (new := [text for text in given if text not in before]) else {}
             scores[label] = self.scores(case, given, before, before, of)
