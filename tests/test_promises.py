@@ -433,6 +433,16 @@ def test_a_flag_that_makes_no_sense_is_one_line_and_leaves_nothing(refact, tmp_p
     assert os.listdir(tmp_path) == []
 
 
+def test_an_interrupt_is_one_line_and_its_usual_exit_code(refact, canada, monkeypatch):
+    def interrupted(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("refact.record.read_record", interrupted)
+    code, out, err = refact("show", canada)
+    assert (code, out) == (130, "")
+    assert err.strip() == "refact: stopped by Ctrl-C; what was written before is whole"
+
+
 def test_the_version_and_one_fact(refact, canada):
     assert refact("--version")[1] == f"refact {package.__version__}\n"
     assert "1 fact," in refact("show", canada)[1]

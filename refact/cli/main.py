@@ -16,6 +16,8 @@ from .app import app
 
 # isort: on
 
+INTERRUPTED = 130  # with which typer ends, in silence, after Ctrl-C
+
 
 def main() -> None:
     """Run the command; a user's mistake, and whatever the disk refuses, is one line and exit code 2."""
@@ -23,6 +25,10 @@ def main() -> None:
     warnings.showwarning = _warned
     try:
         app()
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            typer.echo("\nrefact: stopped by Ctrl-C; what was written before is whole", err=True)
+        raise
     except BrokenPipeError:  # whoever reads our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
