@@ -96,9 +96,13 @@ def _command(words: list[str]) -> None:
 
 
 def _child(words: list[str]) -> None:
+    import threading
+
     import torch
+    from tqdm import tqdm
 
     torch.set_num_threads(1)
+    tqdm.set_lock(threading.RLock())  # its own lock is shared with the parent, and a kill would leave it taken
     try:
         _command(words)
     except SystemExit as end:
