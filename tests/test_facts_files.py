@@ -23,7 +23,7 @@ REFUSED = {
     "deep TOML": ("f.toml", f"{FACT}aliases = {'[' * 3000}{']' * 3000}\n", "cannot be read|a text is needed"),
     "deep JSON": ("f.json", "[" * 100_000, "not valid JSON"),
     "JSON just deep enough to parse": ("f.json", "[" * 900 + "]" * 900, "nested deeper than"),
-    "a huge integer": ("f.json", f'[{{"prompt": "a", "new": {"1" * 4000}}}]', "more than 64 bits"),
+    "a huge integer": ("f.json", f'[{{"prompt": "a", "new": {"1" * 4000}}}]', "does not fit into 64 bits"),
     "an integer beyond Python's": ("f.json", f'[{{"prompt": "a", "new": {"1" * 5000}}}]', "not valid JSON"),
     "NaN": ("f.json", '[{"prompt": "a", "new": NaN}]', "not valid JSON"),
     "a key twice": ("f.json", '[{"prompt": "a", "prompt": "c", "new": "b"}]', "a key is there twice"),

@@ -42,7 +42,7 @@ BAD_FILES = {
     "a tensor twice": (pack(b'{"a": {}, "a": {}}'), "twice"),
     "NaN in the header": (pack(b'{"a": NaN}'), "no number"),
     "a number of 5000 digits": (pack(b'{"a": ' + b"1" * 5000 + b"}"), "not valid JSON"),
-    "a number of 65 bits": (pack(b'{"a": 9223372036854775808}'), "more than 64 bits"),
+    "a number of 65 bits": (pack(b'{"a": 9223372036854775808}'), "does not fit into 64 bits"),
     "a tensor without shape": (pack({"a": {"dtype": "F32"}}), "needs dtype, shape and data_offsets"),
     "a tensor with more": (pack({"a": tensor(code="x")}, bytes(4)), "needs dtype"),
     "an unknown dtype": (pack({"a": tensor("P64")}, bytes(4)), "dtype 'P64'"),

@@ -36,7 +36,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict:
 def _integer(digits: str) -> int:
     """Where a number is needed it may be written as an integer, which no tensor or plot takes beyond 64 bits."""
     if len(digits) > 20 or not -(2**63) <= int(digits) < 2**63:
-        raise ValueError(f"the integer {digits[:10]}... has more than 64 bits, the sign being one of them")
+        raise ValueError(f"the integer {digits[:10]}... does not fit into 64 bits")
     return int(digits)
 
 
