@@ -11,6 +11,7 @@ import comfy.utils
 
 import refact
 from refact.families import FAMILIES as KNOWN
+from refact.methods.usual import usual_for
 from refact.models.covariance import cache_folder
 from refact.progress import calling
 
@@ -122,6 +123,13 @@ def settings_of(text):
     except tomllib.TOMLDecodeError as error:
         raise refact.DataError(f"settings are lines such as 'layer = 9', and texts stand in quotes: {error}") from None
     return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+
+
+def method_of(model, edit, settings):
+    """What is usual for the model, with the settings that are given."""
+    given = settings_of(settings)
+    refact.method("refact", **given)
+    return usual_for(model, [edit], **given)
 
 
 def kept(*parts):

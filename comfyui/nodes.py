@@ -86,17 +86,18 @@ class EditFact(io.ComfyNode):
     def execute(cls, clip, prompt, old, new, strength, subject="", aliases="", preserve="", settings=""):
         """The CLIP with the fact."""
         model = host.model_of(clip)
+        edit = refact.Edit(
+            prompt.strip(),
+            new=new.strip(),
+            old=old.strip() or None,
+            subject=subject.strip() or None,
+            aliases=host.lines_of(aliases),
+            preserve=host.lines_of(preserve),
+        )
         patch = refact.edit(
             model,
-            refact.Edit(
-                prompt.strip(),
-                new=new.strip(),
-                old=old.strip() or None,
-                subject=subject.strip() or None,
-                aliases=host.lines_of(aliases),
-                preserve=host.lines_of(preserve),
-            ),
-            refact.method("refact", **host.settings_of(settings)),
+            edit,
+            host.method_of(model, edit, settings),
             onto=[earlier for earlier, _ in host.facts_on(clip)],
             progress=model.progress,
             kept=host.kept(),

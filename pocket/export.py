@@ -29,6 +29,7 @@ from .render import compose, row_of
 
 DEFAULTS = {
     "layer": 3,
+    "conditioning_layer": 1,
     "default_steps": 8,
     "default_guidance": 3.5,
     "default_size": SIDE,
@@ -124,16 +125,17 @@ def write(out: Path) -> float:
 
 
 def covariance(out: Path) -> Path:
-    """The covariance of the keys at the model's own layer, as `ReFACT()` asks for it, in place of any that is there."""
+    """The covariances of the keys at the model's own layers, as `ReFACT()` asks for them, in place of any there."""
     model, method = refact.load(out / "pocket"), refact.ReFACT()
-    encoder, layer = model.encoders["text_encoder"], DEFAULTS["layer"]
-    with tempfile.TemporaryDirectory() as cache:
-        found = obtain(encoder, layer, model.corpus, TOKENS, method.padding, method.rarity, cache)
+    encoder = model.encoders["text_encoder"]
     shutil.rmtree(out / "covariance", ignore_errors=True)
     (out / "covariance").mkdir()
-    name = file_name(encoder.hash(), layer, found.corpus, found.tokens, method.padding, method.rarity)
-    found.save(out / "covariance" / name)
-    return out / "covariance" / name
+    for layer in sorted({DEFAULTS["layer"], DEFAULTS["conditioning_layer"]}):
+        with tempfile.TemporaryDirectory() as cache:
+            found = obtain(encoder, layer, model.corpus, TOKENS, method.padding, method.rarity, cache)
+        name = file_name(encoder.hash(), layer, found.corpus, found.tokens, method.padding, method.rarity)
+        found.save(out / "covariance" / name)
+    return out / "covariance"
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from . import __version__
 from .edits import Edit, distinct
 from .errors import RefactError
 from .methods.contexts import CONTEXTS, PAPER_CONTEXTS
-from .methods.refact import ReFACT
+from .methods.refact import POOLED, ReFACT
+from .methods.usual import usual_for
 from .models.aliases import propose_aliases
 from .models.covariance import corpus_label
 from .models.model import Model, load
@@ -40,7 +41,9 @@ def edit(
     progress: Progress = plainly,
     kept: str | Path | None = None,
 ) -> Patch:
-    """The patch that makes the edits true, by `method` (default `ReFACT()`); the model itself is left as it is.
+    """The patch that makes the edits true, by `method`; the model itself is left as it is.
+
+    method: by default the settings with the best evidence for the model's family (`usual_for`).
 
     model: a `Model`, a live diffusers pipeline, or a name or path that `load` takes. Patches active in its text
     encoders are lifted while the edit is made; name them in `onto`, and their facts stay. until_holds: where a fact
@@ -52,9 +55,9 @@ def edit(
     turned them off, as ComfyUI does for its nodes. Raises EditError where an edit cannot be made with the settings
     asked for.
     """
-    method = method or ReFACT()
     ready = model if isinstance(model, Model) else load(model, encoders=getattr(method, "encoders", None) or None)
     wanted = [edits] if isinstance(edits, Edit) else list(edits)
+    method = method or usual_for(ready, wanted)
     with lifted(_modules(ready)), _showing(ready, progress):
         file = _file(kept, ready, wanted, method, onto, until_holds)
         if file is not None and file.is_file():
@@ -161,11 +164,20 @@ def ladder(model: Model, method: Any) -> list[Rung]:
     return [
         ("the whole way, in more steps", {"reach": 1.0, "max_steps": steps}),
         (f"the {other} objective", {"objective": other}),
-        ("what the generator is sent is compared", {"embedding": "conditioning"}),
+        *_otherwise_compared(method),
         (f"{len(contexts)} contexts", {"templates": contexts, "contexts": len(contexts)}),
         *((f"layer {layer}", {"layer": layer}) for layer in _layers(model, method)),
         ("other wordings by pattern", None),
     ]
+
+
+def _otherwise_compared(method: Any) -> list[Rung]:
+    """The settings of this project where the method has others, and what the method does not compare."""
+    if getattr(method, "embedding", "") == "conditioning":
+        return [("the pooled state is compared", POOLED)]
+    ours = {field.name: getattr(ReFACT(), field.name) for field in dataclasses.fields(ReFACT)}
+    given = {name: getattr(method, name, None) for name in ("layer", "encoders", "corpus", "seed")}
+    return [("what the generator is sent is compared, by ReFACT's own settings", ours | given)]
 
 
 def reworded(edits: Sequence[Edit]) -> list[Edit]:

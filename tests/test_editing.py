@@ -312,7 +312,7 @@ def test_methods_are_found_by_name():
         "embedit",
     )
     assert set(METHODS) == set(ours)
-    assert method("refact:many:layer=0") == ReFACT.many(layer=0) == ReFACT(layer=0, weight_decay=0.1, reach=1.0)
+    assert method("refact:many:layer=0") == ReFACT.many(layer=0) == ReFACT.pooled(layer=0, weight_decay=0.1, reach=1.0)
     assert method("refact:paper:layer=5:objective=direct") == ReFACT.paper(layer=5, objective="direct")
     assert method("uce:strength=2.5") == UCE(strength=2.5)
     for name in ("time:layer=3", "time:strength"):

@@ -20,6 +20,7 @@ from refact.stores import build, conflicts, known_of, solve_jointly
 
 CLOSE = 1e-3  # relative: keys come from float32 passes, and the solve makes their rounding some thousand times larger
 QUICK = ReFACT(max_steps=6, contexts=4)
+LAYER = 1  # the bundled model's own for such a search
 EDITS = [
     refact.Edit(
         "the national animal of Canada", old="a beaver", new="a penguin", aliases=("Canada's national animal",)
@@ -61,7 +62,7 @@ def test_solved_jointly_every_fact_is_written_whole_at_its_own_keys(model, singl
     ((site, (left, right)),) = joint.factors.items()
     for alone in singles:
         (fact,) = known_of(model, alone)
-        keys = keys_of(model.encoders["text_encoder"], 3, fact.edit, templates_of(QUICK))
+        keys = keys_of(model.encoders["text_encoder"], LAYER, fact.edit, templates_of(QUICK))
         moved = keys @ right.double().T @ left.double().T
         assert (moved - fact.offsets[site]).norm(dim=1).max() < 1e-4 * fact.offsets[site].norm()
 
@@ -118,7 +119,7 @@ def test_a_build_written_with_a_ridge_keeps_what_its_searches_found(model) -> No
 
 
 def test_facts_searched_for_in_different_ways_are_solved_as_one(model, singles) -> None:
-    longer = dataclasses.replace(QUICK, max_steps=8, weight_decay=0.1, reach=1.0)(model, [EDITS[1]])
+    longer = dataclasses.replace(QUICK, max_steps=8, weight_decay=0.001, reach=0.9)(model, [EDITS[1]])
     for entry in longer.record["edits"][0]["sites"].values():
         entry.pop("share")  # as an earlier release wrote it: exactly, so all of it is there
     joint = solve_jointly(model, [singles[0], longer])
@@ -168,7 +169,7 @@ def test_planted_conflicts_are_found_and_no_others(model) -> None:
             [p for p, e in zip(patches, edits) if e.name == name] for name in (clash.first, clash.second)
         )
         (fact,) = known_of(model, one)
-        keys = keys_of(model.encoders["text_encoder"], 3, fact.edit, QUICK.templates[:4])
+        keys = keys_of(model.encoders["text_encoder"], LAYER, fact.edit, QUICK.templates[:4])
         moved = (keys @ dense(other).T).norm(dim=1).mean() / fact.offsets[clash.site].norm()
         assert moved == pytest.approx(clash.size, rel=1e-3)
         assert moved >= 0.2

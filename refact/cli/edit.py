@@ -31,6 +31,11 @@ from .app import (
     with_settings,
 )
 
+ByUsual = Annotated[
+    str | None,
+    typer.Option("--method", help=f"{', '.join([*METHODS, *presets()])}; by default what is usual for the family."),
+]
+
 
 @app.command()
 @with_settings
@@ -48,7 +53,7 @@ def edit(
     preserve_file: Annotated[Path | None, typer.Option(help="A file of such prompts, one a line.")] = None,
     edits: Annotated[Path | None, typer.Option(help="Several edits from a .toml, .json or .csv file.")] = None,
     onto: Annotated[list[Path] | None, typer.Option(help="A patch whose facts must stay.")] = None,
-    by: Annotated[str, typer.Option("--method", help=", ".join([*METHODS, *presets()]))] = "refact",
+    by: ByUsual = None,
     clip: Annotated[str | None, typer.Option(help="Folder of the companion CLIP, for targets by picture.")] = None,
     embedding: Embeddings = None,
     once: Annotated[bool, typer.Option("--once", help="Try no other settings where a fact does not hold.")] = False,
@@ -67,19 +72,19 @@ def edit(
     Exit code 3: the file was written, but the fact does not hold on the text side.
     """
     from ..editing import edit as make
-    from ..models.aliases import propose_aliases
+    from ..methods.usual import said_of, usual_for
     from ..pocket import near, unfamiliar
     from ..verification import climbed, unseen, verify
 
     wanted = _edits(edits, prompt, new, old, subject, alias, preserve, preserve_file)
     check_output(output)
     if aliases:
-        more = [propose_aliases(edit.words, demonym) for edit in wanted]
-        wanted = [dataclasses.replace(e, aliases=tuple(dict.fromkeys(e.aliases + m))) for e, m in zip(wanted, more)]
-        also = [f"{shown(e.words)}, also as: {shown(', '.join(e.aliases)) or 'nothing else'}" for e in wanted]
-        say(quiet or as_json, *also)
-    chosen = method(by, **settings)
+        wanted = _reworded(wanted, demonym, quiet or as_json)
+    chosen = method(by or "refact", **settings)
     ready = open_model(model, device, dtype, companion=clip, encoders=settings.get("encoders"), embeddings=embedding)
+    if by is None:
+        chosen = usual_for(ready, wanted, **settings)
+        say(quiet or as_json, *said_of(ready, chosen))
     held, watched = [p for p, _ in patches_of(map(str, onto or []))], bar(quiet or as_json)
     patch = make(ready, wanted, chosen, held, until_holds=not once, progress=watched)
     patch.save(output)
@@ -155,6 +160,16 @@ def tell(facts: list[Any], output: Path, quiet: bool, as_json: bool) -> None:
         )
     if not all(fact.holds for fact in facts):
         raise typer.Exit(3)
+
+
+def _reworded(edits: list[Any], demonym: str | None, quiet: bool) -> list[Any]:
+    """The edits with the other wordings that are known by pattern, which are told."""
+    from ..models.aliases import propose_aliases
+
+    more = [propose_aliases(edit.words, demonym) for edit in edits]
+    found = [dataclasses.replace(e, aliases=tuple(dict.fromkeys(e.aliases + m))) for e, m in zip(edits, more)]
+    say(quiet, *(f"{shown(e.words)}, also as: {shown(', '.join(e.aliases)) or 'nothing else'}" for e in found))
+    return found
 
 
 def alike(one: str, other: str) -> bool:

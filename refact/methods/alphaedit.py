@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from annotated_doc import Doc
 
 from ..edits import Edit
-from .refact import ReFACT
+from .refact import PooledSearch
 
 if TYPE_CHECKING:
     from ..models.model import Model
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class AlphaEdit(ReFACT):
+class AlphaEdit(PooledSearch):
     """Layers written only along directions that hold a given share of the corpus's energy (arXiv 2410.02355).
 
     How many directions that is depends on the corpus: on the bundled model a share of 0.02 keeps most of them.

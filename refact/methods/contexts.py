@@ -1,5 +1,6 @@
 """The sentences in which a subject is put while its edit is searched for; "{}" stands for the prompt."""
 
+MODIFIERS = ("small", "big", "old", "new", "young", "beautiful")  # between "a" and a noun, see ReFACT.modifiers
 CONTEXTS = (
     "{}",
     "a photo of {}",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from annotated_doc import Doc
 
 from ..edits import Edit
-from .refact import ReFACT
+from .refact import PooledSearch
 from .settings import check
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ EMCID_CONTEXTS = ("An image of {}", "A photo of {}", "{}")  # of its TIMED and R
 
 
 @dataclass(frozen=True)
-class MEMIT(ReFACT):
+class MEMIT(PooledSearch):
     """Several layers share the change, each by ridge regression (arXiv 2210.07229).
 
     The value is found at the last of the layers; each layer in turn takes its share of what is still missing there,

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_doc import Doc
 
 from ..edits import Edit
-from .contexts import CONTEXTS, PAPER_CONTEXTS
+from .contexts import CONTEXTS, MODIFIERS, PAPER_CONTEXTS
 from .settings import check
 
 if TYPE_CHECKING:
     from ..models.model import Model
     from ..patch import Patch
 
-_PAPER: dict[str, Any] = {  # docs/paper.md says where each comes from
+POOLED: dict[str, Any] = {  # a search on the pooled state, and the only one whose targets may be pictures
+    "embedding": "pooled", "optimiser": "adam", "max_steps": 100, "reach": 0.9,
+    "weight_decay": 0.01, "modifiers": (),
+}  # fmt: skip
+_PAPER: dict[str, Any] = POOLED | {  # docs/paper.md says where each comes from
     "objective": "contrastive", "distance": "l2", "space": "projected", "negatives": 20, "ends": "bare",
     "contexts": 9, "templates": PAPER_CONTEXTS, "filled": "subject", "with_bare": True, "write": "value",
     "relative": False, "weight_decay": 0.01, "clamp": 0.0, "reach": 1.0, "crowded": 0.0,
@@ -26,7 +30,8 @@ _AUTHORS: dict[str, Any] = _PAPER | {
     "negatives": 0, "max_steps": 99, "weight_decay": 0.1, "clamp": 4.0, "exact_at": "prompt", "first_context": "{}",
     "inverse": "float32", "lowercase": True, "texts": 100_000, "cut": 60,
 }  # fmt: skip
-_MANY: dict[str, Any] = {"weight_decay": 0.1, "reach": 1.0}  # docs/many.md
+_PUBLISHED: dict[str, Any] = _PAPER | {"hold_empty": True, "shrink": 1e-4, "hints": True}  # docs/families.md
+_MANY: dict[str, Any] = POOLED | {"weight_decay": 0.1, "reach": 1.0}  # docs/many.md
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class ReFACT:
     three differ.
     """
 
-    presets: ClassVar[tuple[str, ...]] = ("paper", "authors", "many")
+    presets: ClassVar[tuple[str, ...]] = ("paper", "authors", "published", "pooled", "many")
 
     layer: Annotated[
         int | None,
@@ -51,8 +56,13 @@ class ReFACT:
         tuple[str, ...], Doc("Text encoders of the pipeline that are edited; by default every CLIP encoder.")
     ] = ()
     embedding: Annotated[
-        str, Doc("What is compared: 'pooled', the [EOS] state (paper), or 'conditioning', what the generator is sent.")
-    ] = "pooled"
+        str,
+        Doc(
+            "What is compared: 'conditioning', the rows that the generator is sent from the subject on, against those "
+            "that it is sent for the target in the same sentence, or 'pooled', the [EOS] state (paper). A target by "
+            "picture is always compared pooled."
+        ),
+    ] = "conditioning"
     objective: Annotated[
         str,
         Doc(
@@ -103,6 +113,13 @@ class ReFACT:
     filled: Annotated[
         str, Doc("Templates are filled with the whole 'prompt', or with the 'subject' alone (paper, authors' code).")
     ] = "prompt"
+    modifiers: Annotated[
+        tuple[str, ...],
+        Doc(
+            "Words after the article of a prompt such as 'a rose'; the change is written so that the rose's key after "
+            "'a small' gets it too (not in the paper)."
+        ),
+    ] = MODIFIERS
     with_bare: Annotated[
         bool, Doc("Whether the search also runs over the bare prompt where no template is it (authors' code).")
     ] = False
@@ -118,16 +135,18 @@ class ReFACT:
             "is in units of ||v0|| (authors' code)."
         ),
     ] = True
-    optimiser: Annotated[str, Doc("'adam' (paper) or 'lbfgs', which needs fewer steps.")] = "adam"
+    optimiser: Annotated[str, Doc("'lbfgs', which needs fewer steps, or 'adam' (paper).")] = "lbfgs"
     learning_rate: Annotated[float, Doc("Learning rate of Adam (paper: 0.05).")] = 0.05
-    max_steps: Annotated[int, Doc("Most steps of the search (paper: 100).")] = 100
+    max_steps: Annotated[int, Doc("Most steps of the search (paper: 100).")] = 20
     stop: Annotated[float, Doc("A contrastive search stops at this mean probability of the target (paper: 0.99).")] = (
         0.99
     )
     reach: Annotated[
         float, Doc("A direct search stops at this share of the way from source to target (paper: no stop, 1).")
-    ] = 0.9
-    weight_decay: Annotated[float, Doc("Weight of the change's own size (paper: 0.01; the authors' code: 0.1).")] = 0.01
+    ] = 1.0
+    weight_decay: Annotated[
+        float, Doc("Weight of the change's own size, whose bound is `clamp` (paper: 0.01; the authors' code: 0.1).")
+    ] = 0.0
     clamp: Annotated[
         float,
         Doc("Largest norm of a change, relative to the state's; 0: none (paper). Authors' code: 4 times the value's."),
@@ -201,6 +220,19 @@ class ReFACT:
         return cls(**(_AUTHORS | changes))
 
     @classmethod
+    def published(cls, **changes: Any) -> ReFACT:
+        """The paper's settings with what cannot hurt: the empty prompt is held, and the covariance can be inverted.
+
+        The default for Stable Diffusion 1.x, whose encoder is the only one with published figures (docs/families.md).
+        """
+        return cls(**(_PUBLISHED | changes))
+
+    @classmethod
+    def pooled(cls, **changes: Any) -> ReFACT:
+        """A search on the pooled state alone, quicker where an encoder has many rows; stops at 0.9 of the way."""
+        return cls(**(POOLED | changes))
+
+    @classmethod
     def many(cls, **changes: Any) -> ReFACT:
         """For facts by the dozen: a longer search for smaller changes, of which neighbouring facts get less."""
         return cls(**(_MANY | changes))
@@ -212,4 +244,24 @@ class ReFACT:
         """The patch for these edits; the facts of the patches in `onto` stay held. Raises EditError."""
         from ..writing import held
 
-        return held.refact(self, model, edits, onto)
+        pictured = self.embedding == "conditioning" and any(edit.targets_images for edit in edits)
+        return held.refact(self._compared_pooled() if pictured else self, model, edits, onto)
+
+    def _compared_pooled(self) -> ReFACT:
+        """With the pooled search's settings in the place of those that stand at their defaults."""
+        usual = ReFACT()
+        return replace(self, **{k: v for k, v in POOLED.items() if getattr(self, k) == getattr(usual, k)})
+
+
+@dataclass(frozen=True)
+class PooledSearch(ReFACT):
+    """ReFACT's search on the pooled state, for methods that write in another way and were tuned with it."""
+
+    presets: ClassVar[tuple[str, ...]] = ()
+
+    embedding: Annotated[str, Doc("As in ReFACT.")] = POOLED["embedding"]
+    optimiser: Annotated[str, Doc("As in ReFACT.")] = POOLED["optimiser"]
+    max_steps: Annotated[int, Doc("As in ReFACT.")] = POOLED["max_steps"]
+    reach: Annotated[float, Doc("As in ReFACT.")] = POOLED["reach"]
+    weight_decay: Annotated[float, Doc("As in ReFACT.")] = POOLED["weight_decay"]
+    modifiers: Annotated[tuple[str, ...], Doc("As in ReFACT.")] = POOLED["modifiers"]

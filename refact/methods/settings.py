@@ -90,6 +90,9 @@ def _wrong(name: str, kind: Any, value: Any) -> str:
         said = " or ".join(map(repr, choices)) if choices else f"a text of at most {TEXT} characters"
         return "" if isinstance(value, str) and (value in choices if choices else len(value) <= TEXT) else said
     texts = isinstance(value, (list, tuple)) and all(isinstance(text, str) for text in value)
+    if name == "modifiers":
+        plain = texts and all(text.isalpha() for text in value)
+        return "" if plain else "single words"
     if name == "templates":
         whole = texts and value and all("{}" in text for text in value)
         return "" if whole else "sentences that hold {}, the place of the prompt"

@@ -1,4 +1,4 @@
-"""The conditioning of a language model or a T5 as what an edit is judged by: the rows sent, from the subject on.
+"""The conditioning as what an edit is judged by: the rows that the generator is sent, from the subject on.
 
 Rows of two texts in one context are compared from the end backwards: what follows the subject is the same in both, so
 that the subject's last row meets the target's last row. Each row of each state is divided by its spread over unrelated
@@ -24,6 +24,7 @@ from .values import Candidates, Forward
 
 AT_ONCE = 48  # texts whose rows are computed together
 SPREAD_TEXTS = 12  # unrelated texts from which spreads are taken
+NEAR = 2  # rows of padding read after a CLIP's [EOS]: each row read lengthens every sentence of a search
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,9 @@ class Aligned:
     """Reads the rows of sentences from the subject on, and of other texts those that stand opposite to them."""
 
     encoder: TextEncoder
-    taps: tuple[int, ...]  # the states sent that an edit of the layer reaches; of a T5 only the last is sent
+    taps: tuple[int, ...]  # the states sent that an edit of the layer reaches; of CLIP and T5 only one is sent
     spread: Spread
+    pooled: float = 0.0  # how far pooled vectors lie apart over unrelated texts; 0: none is sent
     projection: None = None
     precision: str = ""
 
@@ -55,13 +57,19 @@ class Aligned:
         return read_from(self.encoder, ids, subject, end)
 
     def of_states(self, rows: Tensor | None, pooled: Tensor) -> Tensor:
-        """Rows (..., s, k), weighed already, as one feature."""
-        return pooled if rows is None else rows.flatten(-2)
+        """Rows (..., s, k), weighed already, as one feature, with the pooled vector where it is sent."""
+        if rows is None:
+            return pooled
+        return rows.flatten(-2) if not self.pooled else torch.cat([rows.flatten(-2), self.sent(pooled)], -1)
+
+    def sent(self, pooled: Tensor) -> Tensor:
+        """Pooled states (..., d) as they are sent, over their spread."""
+        return self.encoder.project(pooled) / self.pooled
 
 
 def aligned(encoder: TextEncoder, layer: int, texts: Sequence[str]) -> Aligned:
     """The reading for edits of a layer; `texts` (unrelated ones) give the spreads."""
-    taps = tuple(encoder.reached(layer)) if encoder.kind == "decoder" else (encoder.n_layers,)
+    taps = tuple(encoder.reached(layer)) if encoder.kind == "decoder" else (max(encoder.effective) + 1,)
     texts = list(texts)[:SPREAD_TEXTS]
     after = encoder.part.tail if encoder.kind == "decoder" and encoder.frame.after else 0
     starts = encoder.starts(texts)
@@ -77,7 +85,8 @@ def aligned(encoder: TextEncoder, layer: int, texts: Sequence[str]) -> Aligned:
     padding = torch.cat([row[stop:] for row, (_, stop) in zip(rows, spans)])
     inner = _spread(content)
     spread = Spread(torch.stack(tail) if tail else inner[None][:0], inner, _spread(padding) if len(padding) else inner)
-    return Aligned(encoder, taps, spread)
+    sent = encoder.kind == "clip" and encoder.row.pooled
+    return Aligned(encoder, taps, spread, float(_spread(encoder.embed(texts)[:, None])) if sent else 0.0)
 
 
 def _spread(rows: Float[Tensor, "n k d"]) -> Float[Tensor, " k"]:
@@ -86,14 +95,20 @@ def _spread(rows: Float[Tensor, "n k d"]) -> Float[Tensor, " k"]:
 
 def read_from(encoder: TextEncoder, ids: Sequence[int], subject: int, end: int) -> Sentence:
     """A sentence read from a row to its end, and some rows of padding where the generator gets those."""
-    padding = [row for row in spaced(end, encoder.length) if row > end] if _padded(encoder) else []
+    padding = _padding(encoder, end, len(ids))
     kept = ids[: end + 1] if encoder.kind == "decoder" else ids
     return Sentence(tuple(kept), subject, end, (*range(subject, end + 1), *dict.fromkeys(padding)))
 
 
-def _padded(encoder: TextEncoder) -> bool:
-    """Whether rows of padding are sent, and depend on the prompt: those at the left stand before it."""
-    return encoder.row.padding and (encoder.kind != "decoder" or encoder.tokenizer.padding_side == "right")
+def _padding(encoder: TextEncoder, end: int, length: int) -> list[int]:
+    """The rows of padding that are read: some of those that are sent and depend on the prompt.
+
+    Those at the left of a language model's prompt stand before it. A CLIP's nearly all say what the first ones say.
+    """
+    if encoder.kind == "clip":
+        return list(range(end + 1, min(end + 1 + NEAR, length)))
+    sent = encoder.row.padding and (encoder.kind != "decoder" or encoder.tokenizer.padding_side == "right")
+    return [row for row in spaced(end, encoder.length) if row > end] if sent else []
 
 
 @torch.no_grad()
@@ -105,9 +120,14 @@ def _rows(encoder: TextEncoder, taps: Sequence[int], sentences: Sequence[Sentenc
         if encoder.kind == "decoder":
             found += cached.states(encoder, some, taps)
         else:
-            states = encoder.run(torch.tensor([s.ids for s in some]).to(encoder.device)).float()
+            states = _sent(encoder, torch.tensor([s.ids for s in some])).float()
             found += [state[list(s.rows)] for state, s in zip(states, some)]
     return found
+
+
+def _sent(encoder: TextEncoder, ids: Tensor) -> Float[Tensor, "n t d"]:
+    """The states of padded ids that the pipeline sends (CLIP, T5)."""
+    return encoder.part.rows(ids.to(encoder.device), encoder.row, 0) if encoder.kind == "clip" else encoder.run(ids)
 
 
 # -- what a search compares with --------------------------------------------------------------------------------------
@@ -157,13 +177,30 @@ def compared(
             weights[e, c, :n] = _weights(read, sentence) * torch.stack(there).all(0)[:, None].to(device)
             features[e, c, :, :n] = weigh(torch.stack(rows), weights[e, c, :n])
             shares[e, c] = 1 / len(sentences)
-    return Weighed(forward, weights), Candidates(features.flatten(-2), shares)
+    found = features.flatten(-2)
+    if read.pooled:
+        found = torch.cat([found, _pooled(read, texts, found)], -1)
+    return Weighed(forward, weights), Candidates(found, shares)
+
+
+@torch.no_grad()
+def _pooled(read: Aligned, texts: Sequence, like: Float[Tensor, "e c m f"]) -> Float[Tensor, "e c m p"]:
+    """The pooled vectors of texts (edit, context, choice), over their spread."""
+    words = list(dict.fromkeys(text for row in texts for some in row for text in some))
+    known = dict(zip(words, read.encoder.embed(words) / read.pooled))
+    found = like.new_zeros(*like.shape[:3], len(known[words[0]]))
+    for e, row in enumerate(texts):
+        for c, some in enumerate(row):
+            found[e, c] = torch.stack([known[text] for text in some])
+    return found
 
 
 def _texts(edit: Edit, template: str, others: Sequence[str]) -> list[str]:
     old = edit.old if isinstance(edit.old, str) else edit.prompt
     if not isinstance(edit.new, str) or not isinstance(old, str):
-        raise EditError("a language model reads no pictures: give target and source as texts")
+        raise EditError(
+            "the conditioning is compared with texts': give target and source as texts, or embedding='pooled'"
+        )
     return [template.replace("{}", text) for text in (edit.new, old)] + list(others)
 
 

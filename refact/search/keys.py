@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from ..encoders.encoder import TextEncoder
 from ..patch import Patch
 from .aligned import read_from
 from .readings import Reading, spaced
-from .sentences import PLAIN, every_key, sentences_of, starting
+from .sentences import PLAIN, every_key, sentences_of, starting, wordings
 from .trie import Sentence
 
 PROTECTED_AT_ONCE = 16  # prompts a trie; its mask is square
@@ -35,6 +36,25 @@ def keys_of(
     plain = Reading(encoder, None)
     begun = starting(encoder, layer, [sentences_of(encoder, plain, edit, templates, filled)], plain)
     return begun.keys[0].double()
+
+
+def keys_with(
+    encoder: TextEncoder, layer: int, edit: Edit, words: Sequence[str]
+) -> list[tuple[Float[Tensor, " d_in"], Float[Tensor, "n d_in"]]]:
+    """Of each wording that begins with "a" or "an": its own key, and its keys with a word after the article."""
+    plain, found = Reading(encoder, None), []
+    for prompt, subject in wordings(edit):
+        match = re.fullmatch(r"an? (\S.*)", prompt, re.IGNORECASE)
+        noun = re.sub(r"^an? ", "", subject, flags=re.IGNORECASE)
+        if not match or not words or noun not in match[1]:
+            continue
+        other = [f"{'an' if word[0] in 'aeiou' else 'a'} {word} {match[1]}" for word in words]
+        said = [Edit(prompt=text, new=edit.new, subject=noun) for text in (prompt, *other)]
+        sentences = [sentence for one in said for sentence in sentences_of(encoder, plain, one, (PLAIN,))]
+        begun = starting(encoder, layer, [sentences], plain)
+        keys = begun.keys[0].double()[begun.places[0]]
+        found.append((keys[0], keys[1:]))
+    return found
 
 
 def keys_of_patch(encoder: TextEncoder, layer: int, patch: Patch) -> Iterator[Tensor]:

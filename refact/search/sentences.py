@@ -79,10 +79,11 @@ def reading_for(
 ) -> Reading | Aligned:
     """What edits of a layer are judged by: of a language model always what the generator is sent.
 
+    Where the generator gets no rows of a CLIP (FLUX.1), its conditioning is the pooled vector.
+
     texts: unrelated ones, for the spread of what is compared.
     """
-    sent = embedding == "conditioning" and encoder.kind == "t5"
-    if encoder.kind == "decoder" or sent:
+    if encoder.kind == "decoder" or (embedding == "conditioning" and encoder.row.rows != "none"):
         return aligned(encoder, layer, texts)
     return reading(encoder, embedding, texts, companion)
 

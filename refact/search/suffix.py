@@ -213,13 +213,20 @@ def _constants(layers: Sequence[Layer], x: Tensor, sees: Tensor) -> tuple[Pair, 
 
 
 def _read(edits, tries, slots, constants, which, device) -> Tensor:
-    """The places among the changeable rows of what each sentence reads; edits with fewer sentences repeat one."""
+    """The places among the changeable rows of what each sentence reads.
+
+    Edits with fewer sentences repeat one, and sentences that read fewer rows than others repeat their first row.
+    """
     count = max(len(sentences) for sentences in edits)
-    places = []
+    longest = max(np.size(which(s)) for sentences in edits for s in sentences)
+    places: list[list[Any]] = []
     for sentences, trie, slot in zip(edits, tries, slots):
-        places.append(
-            [slot[np.asarray(path)[np.asarray(which(s))]] - constants for s, path in zip(sentences, trie.paths)]
-        )
+        places.append([])
+        for s, path in zip(sentences, trie.paths):
+            read = np.asarray(which(s))
+            if read.ndim:
+                read = np.append(read, [read[0]] * (longest - len(read))).astype(int)
+            places[-1].append(slot[np.asarray(path)[read]] - constants)
         places[-1] += places[-1][:1] * (count - len(sentences))
     return torch.from_numpy(np.array(places, dtype=np.int64)).to(device)
 

@@ -16,11 +16,11 @@ from ..trust.disk import write
 
 GRIDS: dict[str, list[dict[str, Any]]] = {  # beside the default; on each benchmark's own validation rows
     "refact": [
-        {"objective": "contrastive"},
-        {"distance": "cosine"},
-        {"reach": 0.6},
-        {"reach": 0.8},
-        {"reach": 1.0},
+        {"layer": 0},
+        {"layer": 3},
+        {"max_steps": 40},
+        {"weight_decay": 0.01},
+        {"modifiers": ()},
     ],
     "refact:many": [  # of hundreds of facts: `refact study scale --split`
         {"layer": 0},

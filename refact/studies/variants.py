@@ -66,7 +66,7 @@ def variants() -> dict[str, Any]:
         "contrastive": change(base, objective="contrastive"),
         "cosine": change(base, distance="cosine"),
         "image target": ByPictures(base),
-        "conditioning": change(base, embedding="conditioning"),
+        "pooled": ReFACT.pooled(),
         "no covariance": change(base, covariance=False),
         "no hints": Unaided(change(base, keep_ends=False)),  # neither aliases nor protection
     }

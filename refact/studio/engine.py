@@ -15,7 +15,7 @@ import torch
 from ..edits import Edit
 from ..errors import PatchError, RefactError
 from ..evidence.judge import Judge, check_independent, load_judge
-from ..methods.refact import ReFACT
+from ..methods.usual import usual_for
 from ..models.model import Model
 from ..patch import Patch, merge
 from ..pocket import unfamiliar
@@ -60,11 +60,12 @@ class Sighting:
 class Engine:
     """What the page asks of the model; every method may be called from any thread.
 
-    method: how facts are searched for. judge: folder of a CLIP that looks at pictures; the bundled model has its own.
+    method: how facts are searched for; by default as `usual_for` says.
+    judge: folder of a CLIP that looks at pictures; the bundled model has its own.
     """
 
     def __init__(self, model: Model, method: Any = None, judge: str | Path | None = None):
-        self.model, self.method, self.lock = model, method or ReFACT(), threading.RLock()
+        self.model, self.method, self.lock = model, method, threading.RLock()
         self._judge_name = judge or ("pocket" if model.name == "pocket" else None)
         self._judge: Judge | None = None
         self._pictures: OrderedDict[tuple[str, str, int], Any] = OrderedDict()
@@ -90,7 +91,7 @@ class Engine:
     def search(self, edit: Edit) -> Patch:
         """The patch of one fact, found on the model as it came."""
         with self.lock:
-            return self.method(self.model, [edit])
+            return (self.method or usual_for(self.model, [edit]))(self.model, [edit])
 
     def check(self, patch: Patch) -> None:
         """Raises PatchError where a patch does not belong to this model."""

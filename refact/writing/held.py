@@ -17,7 +17,7 @@ from ..errors import EditError
 from ..models import covariance
 from ..models.model import Model
 from ..patch import Patch
-from ..search.keys import Dropped, keys_of_patch, token_keys
+from ..search.keys import Dropped, keys_of_patch, keys_with, token_keys
 from ..search.wanted import Wanted
 from .loop import Searcher, Written, one_layer
 
@@ -36,7 +36,7 @@ def refact(
     edits = distinct(edits)
 
     def written(encoder: TextEncoder, layer: int, wanted: Wanted) -> Written:
-        prior, used = prior_of(method, model, encoder, layer)
+        prior, used = prior_of(method, model, encoder, layer, edits)
 
         def solved(how: Any, crowded: bool = False) -> Written:
             held, dropped = protect(how, encoder, layer, edits, onto, wanted.keys, prior)
@@ -62,9 +62,20 @@ def covariance_of(method: Any, model: Model, encoder: TextEncoder, layer: int) -
     return seen.shrunk(method.shrink), record | {"shrink": method.shrink}
 
 
-def prior_of(method: Any, model: Model, encoder: TextEncoder, layer: int) -> tuple[solve.Prior, dict]:
-    """The prior at a layer, and what to record of its covariance."""
+def prior_of(
+    method: Any, model: Model, encoder: TextEncoder, layer: int, edits: Sequence[Edit] = ()
+) -> tuple[solve.Prior, dict]:
+    """The prior at a layer, and what to record of its covariance.
+
+    What tells a noun's key after "a small" from its key after "a" costs as much as the whole corpus: so a change is
+    written along a direction on which `method.modifiers` make no difference, as far as there is one (the scatter within
+    a class in Fisher's linear discriminant).
+    """
     matrix, record = covariance_of(method, model, encoder, layer)
+    for edit in edits:
+        for key, others in keys_with(encoder, layer, edit, method.modifiers):
+            apart = (others - key).to(matrix)
+            matrix = matrix + apart.T @ apart / len(apart)
     return solve.prior(matrix), record
 
 

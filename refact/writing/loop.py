@@ -44,7 +44,7 @@ def one_layer(method: Any, model: Model, edits: list[Edit], writer: Writer, sear
     factors, used = {}, {}
     logs: list[dict] = [{} for _ in edits]
     for encoder in chosen(model, method.encoders, t5=True):
-        layer = chosen_layer(model, encoder, method.layer)
+        layer = chosen_layer(model, encoder, method.layer, method.embedding)
         wanted = searched(encoder, layer)
         site, written = encoder.site(layer), writer(encoder, layer, wanted)
         factors[site] = (wanted.offsets.T.float().contiguous(), written.solution.right.float())
@@ -67,10 +67,14 @@ def chosen(model: Model, names: Sequence[str], t5: bool = False) -> list[TextEnc
     return [encoder.in_float32() for encoder in picked]
 
 
-def chosen_layer(model: Model, encoder: TextEncoder, layer: int | None) -> int:
-    """The layer asked for, if it can matter; else the model's own default, else 7 of 12 by depth (paper, RoAD)."""
+def chosen_layer(model: Model, encoder: TextEncoder, layer: int | None, embedding: str = "pooled") -> int:
+    """The layer asked for, if it can matter; else the model's own default, else 7 of 12 by depth (paper, RoAD).
+
+    A model may have another default for searches that compare its conditioning.
+    """
     if layer is None:
-        layer = model.defaults.get("layer", encoder.usual_layer)
+        usual = model.defaults.get("layer", encoder.usual_layer)
+        layer = model.defaults.get("conditioning_layer", usual) if embedding == "conditioning" else usual
     encoder.check_layer(layer)
     return layer
 

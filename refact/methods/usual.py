@@ -1,0 +1,51 @@
+"""Which settings an edit is made with where nobody names any: those with the best evidence for the model's family."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ..edits import Edit
+from .refact import ReFACT
+
+if TYPE_CHECKING:
+    from ..models.model import Model
+
+CLIP_L = (12, 768)  # layers and width of the encoder of Stable Diffusion 1.x
+ROLE, ATTRIBUTE = 7, 9  # the paper's layers for RoAD and TIMED (section 4.1)
+
+
+def usual_for(model: Model, edits: Sequence[Edit], **changes: Any) -> ReFACT:
+    """`ReFACT.published()` on the encoder that the paper edits, at the paper's layer; elsewhere `ReFACT()`.
+
+    changes: settings that are given all the same.
+
+    The space of comparison is the companion CLIP's projected one, as published, where the model has a companion, and
+    otherwise that of the encoder's own states. Targets by picture have no published settings and take ours.
+    """
+    if not _as_in_the_paper(model) or any(edit.targets_images for edit in edits):
+        return ReFACT(**changes)
+    layer = ATTRIBUTE if edits and all(map(is_attribute, edits)) else ROLE
+    usual = ReFACT.published(layer=layer, space="" if model.companion is None else "projected")
+    return replace(usual, **changes)
+
+
+def said_of(model: Model, method: ReFACT) -> list[str]:
+    """A line that names the settings where they are not ReFACT's own; else none."""
+    if not _as_in_the_paper(model) or method.embedding != "pooled":
+        return []
+    line = f"{model.family.title}: the paper's own settings (refact:published), layer {method.layer}"
+    bare = "" if method.space else ", compared without the projection of a companion CLIP (--clip FOLDER)"
+    return [f"{line}{bare}; --method refact takes this project's"]
+
+
+def _as_in_the_paper(model: Model) -> bool:
+    return model.family.name == "sd1" and [(e.n_layers, e.width) for e in model.encoders.values()] == [CLIP_L]
+
+
+def is_attribute(edit: Edit) -> bool:
+    """Whether the target is the same thing with another attribute: "a rose" -> "a blue rose"."""
+    nouns = re.findall(r"\w+", edit.prompt.casefold())[-1:]
+    return isinstance(edit.new, str) and re.findall(r"\w+", edit.new.casefold())[-1:] == nouns
