@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .edits import Edit, distinct
+from .encoders.devices import exact
 from .encoders.encoder import TextEncoder
 from .errors import PatchError, RefactError
 from .methods.refact import ReFACT
@@ -94,7 +95,7 @@ def _known(model: Model, patch: Patch, how: ReFACT, edit: Edit, sites: dict) -> 
             raise PatchError(f"the record does not tell what share of {edit.name!r} was written: make it again")
         place = places_again(how, _encoder(model, site), log["layer"], edit)
         keys = place.keys if how.write == "offset" else place.at[None]
-        share = float((keys @ right[row]).mean())  # balancing the factors has moved it
+        share = float((keys @ right[row].to(keys.device)).mean())  # balancing the factors has moved it
         offsets[site] = left[:, row] * share / written / strength
         if not offsets[site].float().isfinite().all():
             raise PatchError(
@@ -156,7 +157,7 @@ def _solved(model: Model, method: ReFACT, edits: list[Edit], known: Mapping[str,
         new = [edit for edit in edits if edit.name not in known]
         old = [edit for edit in edits if edit.name in known]
         each = {e.name: (places_again(method, encoder, layer, e), _found(known[e.name], site)) for e in old}
-        written = {e.name: each[e.name][1].offsets[0].double() for e in old}
+        written = {e.name: each[e.name][1].offsets[0].double().to(exact(encoder.device)) for e in old}
         if new:
             fresh = search(method, model, encoder, layer, new)
             each |= {edit.name: (fresh.places[at], fresh.found.of(at)) for at, edit in enumerate(new)}
@@ -272,7 +273,9 @@ def _by_keys(
             found.append(Conflict("overlap", *names, shared, site))
         for one, other in ((a, b), (b, a)):
             left, right = rows[other]
-            moved = float((keys[one] @ right).abs().mean() * left.norm() / facts[one].offsets[site].norm())
+            moved = float(
+                (keys[one] @ right.to(keys[one].device)).abs().mean() * left.norm() / facts[one].offsets[site].norm()
+            )
             if moved >= bounds[1] and _target(facts[one].edit) != _target(facts[other].edit):
                 found.append(Conflict("harm", facts[one].edit.name, facts[other].edit.name, moved, site))
     return found

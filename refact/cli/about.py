@@ -71,4 +71,5 @@ def models(
     else:
         ready = open_model(name)
         form = {"name": ready.name, "family": ready.family.name, "encoders": ready.fingerprints()}
+        form["device"] = str(ready.device)
         tell_json(form) if as_json else say(False, *(f"{k}: {shown(v)}" for k, v in form.items()))

@@ -22,6 +22,8 @@ class Named(str):
     """A model's name as given to -m, with what --config, --family and --component said of it."""
 
     options: dict[str, str]
+    silent: bool = False  # whether --quiet or --json was given
+    placed: bool = False  # whether the command takes --device
 
 
 class App(typer.Typer):
@@ -66,7 +68,9 @@ def _about(
 
 
 ModelName = Annotated[str, typer.Option("--model", "-m", help="'pocket', a folder, a hub id or a .safetensors file.")]
-Device = Annotated[str | None, typer.Option(help="Where to compute, for example cpu or mps.")]
+Device = Annotated[
+    str | None, typer.Option(help="Where to compute, like cpu; by default on the accelerator that there is.")
+]
 Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -109,6 +113,7 @@ def _with_model_options(command: Callable) -> Callable:
         options = {p.name: given.pop(p.name) for p in more}
         named = Named(given[where[0]])
         named.options = {key: value for key, value in options.items() if value}
+        named.silent, named.placed = bool(given.get("quiet") or given.get("as_json")), "device" in given
         return command(**given | {where[0]: named})
 
     return signed(wrapped, command, [*plain, *more])
@@ -227,11 +232,15 @@ def tell_json(form: Any) -> None:
 
 
 def open_model(name: str, device: str | None = None, dtype: str | None = None, **more: Any) -> Any:
-    """The model, with the libraries' own chatter turned off."""
+    """The model, with the libraries' own chatter turned off; a device that was not asked for by name is told."""
     from ..models.model import load
 
     more |= getattr(name, "options", {})
-    return load(str(name), device=device, dtype=dtype, **{k: v for k, v in more.items() if v is not None})
+    ready = load(str(name), device=device, dtype=dtype, **{k: v for k, v in more.items() if v is not None})
+    if device is None and ready.device.type != "cpu" and not getattr(name, "silent", False):
+        hint = "; --device cpu takes the processor" if getattr(name, "placed", False) else ""
+        typer.echo(f"computing on {ready.device}{hint}", err=True)
+    return ready
 
 
 def bar(quiet: bool) -> Callable:

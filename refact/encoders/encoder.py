@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +22,7 @@ from ..family import EncoderRow
 from ..stash import base_weight
 from .clip import Clip, text_tower
 from .decoder import Decoder
+from .devices import fitted
 from .fingerprints import Fingerprint, plain_weights
 from .frames import frame_of
 from .hooks import read
@@ -279,8 +280,7 @@ class TextEncoder:
         """The input of the layer's linear at one position of each prompt."""
         ids, at = self.tokenize(prompts).ids, torch.as_tensor(positions, dtype=torch.int64)
         out = torch.empty(len(ids), self.linear(layer).in_features, device=self.device)
-        for rows, batch in self.batches(ids, at + 1):
-            found = self.inputs(batch, [layer])[layer]
+        for rows, _, found in self.passes(ids, at + 1, lambda batch: self.inputs(batch, [layer])[layer]):
             out[rows] = found[torch.arange(len(rows)), at[rows]]
         return out
 
@@ -293,10 +293,12 @@ class TextEncoder:
         tokens = self.tokenize(prompts)
         width = self.width * (len(self.taps) if self.kind == "decoder" else 1)
         pooled = torch.empty(len(tokens.ids), width, device=self.device)
-        for rows, batch in self.batches(tokens.ids, tokens.ends + 1):
-            states = self.part.rows(batch, self.taps) if self.kind == "decoder" else self.run(batch)
+        for rows, _, states in self.passes(tokens.ids, tokens.ends + 1, self._last):
             pooled[rows] = self.pool(states.float(), tokens.ends[rows])
         return self.project(pooled)
+
+    def _last(self, ids: Int[Tensor, "b t"]) -> Tensor:
+        return self.part.rows(ids, self.taps) if self.kind == "decoder" else self.run(ids)
 
     def pool(self, states: Float[Tensor, "n t d"], ends: Int[Tensor, " n"]) -> Float[Tensor, "n d"]:
         """The row at [EOS]; T5: the mean up to it; of a decoder, the mean of the rows after the prompt."""
@@ -331,16 +333,18 @@ class TextEncoder:
         if self.kind == "decoder":
             return self._decoded(tokens)
         out = torch.empty(*tokens.ids.shape, self.width, device=self.device)
-        for rows, batch in self.batches(tokens.ids, torch.full((len(tokens.ids),), self.length)):
-            clip = self.kind == "clip"
-            found = self.part.rows(batch.to(self.device), self.row, clip_skip) if clip else self.run(batch)
+
+        def read_rows(ids: Tensor) -> Tensor:
+            return self.part.rows(ids.to(self.device), self.row, clip_skip) if self.kind == "clip" else self.run(ids)
+
+        for rows, _, found in self.passes(tokens.ids, torch.full((len(tokens.ids),), self.length), read_rows):
             out[rows] = found.float()
         return out
 
     def _decoded(self, tokens: Tokens) -> Tensor:
         out = torch.zeros(*tokens.ids.shape, self.width * len(self.taps), device=self.device)
-        for rows, batch in self.batches(tokens.ids, tokens.ends + 1):
-            out[rows, : batch.shape[1]] = self.part.rows(batch, self.taps)
+        for rows, batch, found in self.passes(tokens.ids, tokens.ends + 1, self._last):
+            out[rows, : batch.shape[1]] = found
         past = torch.arange(out.shape[1]) > tokens.ends[:, None]
         return out.masked_fill(past.to(out.device)[..., None], 0.0)
 
@@ -360,6 +364,15 @@ class TextEncoder:
             rows = order[start:stop]
             yield rows, ids[rows, : lengths[stop - 1]]
             start = stop
+
+    def passes(
+        self, ids: Int[Tensor, "n t"], needed: Int[Tensor, " n"], work: Callable[[Tensor], Any]
+    ) -> Iterator[tuple[Tensor, Tensor, Any]]:
+        """(row numbers, their ids, work(ids)) in `batches`, smaller ones where the device's memory ends."""
+        for (rows, batch), found in fitted(
+            lambda _, some: work(some), self.batches(ids, needed), f"texts in {self.name}"
+        ):
+            yield rows, batch, found
 
     # -- identity -----------------------------------------------------------------------------------------------------
 

@@ -262,7 +262,7 @@ class Bench:
         """The pooled embedding of each text, those of all CLIP encoders side by side."""
         texts = list(dict.fromkeys(texts))
         encoders = [e for e in self.model.encoders.values() if e.kind == "clip"]
-        rows = np.concatenate([e.embed(texts).detach().double().cpu().numpy() for e in encoders], axis=1)
+        rows = np.concatenate([e.embed(texts).detach().cpu().double().numpy() for e in encoders], axis=1)
         return dict(zip(texts, rows))
 
     def pictures(self, prompts: list[str]) -> dict[str, list]:

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from ..encoders.devices import doubled, fitted
 from ..errors import DataError, quoted
 from ..models import sources
 from . import results
@@ -50,13 +51,13 @@ class Judge:
 
     def of_images(self, pictures: Sequence[Any]) -> np.ndarray:
         """Unit features (n, d) of PIL pictures, float64, in batches of fixed composition."""
-        parts = []
-        for at in range(0, len(pictures), self.batch):
-            pixels = self.images(images=list(pictures[at : at + self.batch]), return_tensors="pt").pixel_values
-            with torch.no_grad():
-                features = self.clip.get_image_features(pixel_values=pixels.to(self.clip.device, self.clip.dtype))
-            parts.append(_unit(features))
-        return np.concatenate(parts)
+        batches = ((list(pictures[at : at + self.batch]),) for at in range(0, len(pictures), self.batch))
+        return np.concatenate([rows for _, rows in fitted(self._looked_at, batches, "pictures before the judge")])
+
+    @torch.no_grad()
+    def _looked_at(self, pictures: list[Any]) -> np.ndarray:
+        pixels = self.images(images=pictures, return_tensors="pt").pixel_values
+        return _unit(self.clip.get_image_features(pixel_values=pixels.to(self.clip.device, self.clip.dtype)))
 
     def logits(self, pictures: Sequence[Any], texts: Sequence[str]) -> np.ndarray:
         """Every picture against every text, (pictures, texts)."""
@@ -70,7 +71,7 @@ class Judge:
 
 def _unit(features: Any) -> np.ndarray:
     rows = features if isinstance(features, Tensor) else features.pooler_output  # transformers 5 gives an object
-    return torch.nn.functional.normalize(rows.double(), dim=-1).cpu().numpy()
+    return torch.nn.functional.normalize(doubled(rows), dim=-1).cpu().numpy()
 
 
 GROUP = "refact.judges"

@@ -54,7 +54,7 @@ def look(
     judge = judge or ("pocket" if model.name == "pocket" else None)
     if judge is None:
         raise EditError("pictures need a judge: give the folder of a CLIP (--judge)")
-    judging = load_judge(judge)
+    judging = load_judge(judge, model.device)
     check_independent(judging, model)
     edits = patch.edits
     if not edits:

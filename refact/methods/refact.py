@@ -201,7 +201,7 @@ class ReFACT:
     seed: Annotated[int, Doc("Seed of the draw of unrelated texts.")] = 0
     autocast: Annotated[
         str,
-        Doc("'bfloat16' computes the search in it: quicker with many edits, where the processor has it."),
+        Doc("'bfloat16' computes the search in it, 'tf32' in TF32: quicker with many edits, where the device has it."),
     ] = ""
     batch: Annotated[int, Doc("How many edits are searched for together; it changes memory, not results.")] = 32
 

@@ -24,7 +24,7 @@ BOUNDS: dict[str, tuple[float, float]] = {  # from, to; any other number is fini
     **{"learning_rate": (1e-12, 1e6), "bound": (1e-12, 1e6), "clamp": (0, 1e6), "negatives": (0, 10_000)},
 }
 CHOICES: dict[str, tuple[str, ...]] = {
-    "autocast": ("", "bfloat16", "float16"),
+    "autocast": ("", "bfloat16", "float16", "tf32"),
     "distance": ("", "l2", "cosine"),
     "embedding": ("pooled", "conditioning"),
     "ends": ("contexts", "bare"),

@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from ..encoders.devices import exact, fitted
 from ..encoders.encoder import TextEncoder, Tokens
 from ..errors import DataError
 from ..progress import Progress, plainly
@@ -164,20 +165,23 @@ def collect(
     batches = list(encoder.batches(tokens.ids, lengths))
     places = torch.arange(tokens.ids.shape[1])
     frequency = tokens.ids[(places < lengths[:, None]) & (places >= starts[:, None])].bincount().float()
-    sums = {at: torch.zeros(2 * (encoder.linear(at).in_features,), dtype=torch.float64) for at in layers}
+    how: dict = {"dtype": torch.float64, "device": exact(encoder.device)}
+    sums = {at: torch.zeros(2 * (encoder.linear(at).in_features,), **how) for at in layers}
     weight = 0.0
-    for rows, ids in progress(batches, f"covariance of {encoder.site(max(layers))}", len(batches)):
+    shown = progress(batches, f"covariance of {encoder.site(max(layers))}", len(batches))
+    passes = fitted(lambda _, some: encoder.inputs(some, layers), shown, f"texts in {encoder.name}")
+    for (rows, ids), inputs in passes:
         at = torch.arange(ids.shape[1])
         counted = (at < lengths[rows, None]) & (at >= starts[rows, None])
         weights = frequency[ids[counted]] ** -rarity
         weight += float(weights.double().sum())
-        for layer, keys in encoder.inputs(ids, layers).items():
+        for layer, keys in inputs.items():
             block = keys[counted.to(keys.device)] * weights.sqrt()[:, None].to(keys)
-            sums[layer] += (block.T @ block).cpu()
+            sums[layer] += (block.T @ block).to(sums[layer].device)
     count, name = int((lengths - starts).sum()), encoder.hash()
     return {
         at: Covariance(
-            (total / weight).float().double(), count, encoder.site(at), name, corpus_name, padding, rarity, cut
+            (total / weight).float().double().cpu(), count, encoder.site(at), name, corpus_name, padding, rarity, cut
         )
         for at, total in sums.items()
     }

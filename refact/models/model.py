@@ -5,8 +5,6 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from ..encoders.devices import chosen
 from ..encoders.encoder import TextEncoder
 from ..encoders.fingerprints import Fingerprint, plain_weights
 from ..errors import ModelError
@@ -24,18 +23,10 @@ from ..language import LANGUAGE
 from ..progress import Progress, plainly
 from ..stash import LOCK, base_weight
 from . import sources
+from .drawing import How, Picture, draw, prepare
 from .embeddings import teach
-from .precision import dtype_of, lowered
+from .precision import dtype_of
 from .sources import Source
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One generated image."""
-
-    prompt: str
-    seed: int
-    image: Any  # PIL
 
 
 class Model:
@@ -60,6 +51,7 @@ class Model:
         self.progress: Progress = plainly
         self.defaults: dict = source.json("refact.json") if source else {}
         self._fingerprint = Fingerprint()
+        self.compiled = self.offload = False  # how its pipeline is opened, see `load`
 
     @property
     def device(self) -> torch.device:
@@ -92,7 +84,7 @@ class Model:
         parts = {encoder.name: encoder.module for encoder in self.encoders.values()} | known
         pipe = self.source.pipeline(self.dtype, parts)
         pipe.register_modules(**{name: tokenizer for name, tokenizer in words.items() if name not in known})
-        return pipe.to(self.device)
+        return prepare(pipe, self.device, list(self.encoders.values()), self.compiled, self.offload)
 
     def __getitem__(self, site: str) -> nn.Linear | nn.Embedding:
         """The module at a site, by its on-disk name; from inside a PEFT wrapper. ModelError names what is near."""
@@ -250,7 +242,6 @@ class Model:
         width = self.pipe.transformer.config.joint_attention_dim  # a pipeline without its T5 sends zeros
         return torch.zeros(len(prompts), sources.T5_LENGTHS[self.family.name], width, device=self.device)
 
-    @torch.no_grad()
     def generate(
         self,
         prompts: str | Sequence[str],
@@ -258,7 +249,7 @@ class Model:
         steps: int | None = None,
         guidance: float | None = None,
         size: int | None = None,
-        batch_size: int = 16,
+        batch_size: int | None = None,
         clip_skip: int | None = None,
         autocast: str | None = None,
         progress: Progress = plainly,
@@ -266,22 +257,35 @@ class Model:
         """A picture for each prompt and seed, prompts in order, seeds inner.
 
         The noise of a picture depends on its seed alone, whatever else is in its batch. steps, guidance: None means
-        the model's own (refact.json), else the pipeline's. size: of a side, in pixels. autocast: "bfloat16" or
-        "float16" for the generator's products, about twice as fast where the processor has them; text states stay.
+        the model's own (refact.json), else the pipeline's. size: of a side, in pixels. batch_size: None means 16, on
+        an accelerator what its memory holds. autocast: "bfloat16" or "float16" for the generator's products, about
+        twice as fast where the processor has them; text states stay.
         """
-        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        jobs = [(prompt, int(seed)) for prompt in prompts for seed in list(seeds)]
-        options = self._options(steps, guidance, size)
-        groups = [jobs[at : at + batch_size] for at in range(0, len(jobs), batch_size)]
-        lower = lowered(self.device, autocast)
-        pictures = []
-        for group in progress(groups, "pictures", len(groups)):
-            noise = [torch.Generator().manual_seed(seed) for _, seed in group]
-            conditions = self._conditions([prompt for prompt, _ in group], clip_skip)
-            with _without_bar(self.pipe), lower:
-                images = self.pipe(**conditions, **options, generator=noise).images
-            pictures += [Picture(prompt, seed, image) for (prompt, seed), image in zip(group, images, strict=True)]
-        return pictures
+        return list(self.drawn(prompts, seeds, steps, guidance, size, batch_size, clip_skip, autocast, progress))
+
+    def drawn(
+        self,
+        prompts: str | Sequence[str],
+        seeds: Iterable[int] = (0,),
+        steps: int | None = None,
+        guidance: float | None = None,
+        size: int | None = None,
+        batch_size: int | None = None,
+        clip_skip: int | None = None,
+        autocast: str | None = None,
+        progress: Progress = plainly,
+    ) -> Iterator[Picture]:
+        """The pictures of `generate` one after the other, as their batches get done."""
+        prompts, own = [prompts] if isinstance(prompts, str) else list(prompts), list(seeds)
+        how = How(self._options(steps, guidance, size), batch_size, clip_skip, autocast)
+        jobs = [(prompt, int(seed)) for prompt in prompts for seed in own]
+        pictures = draw(self, jobs, how, progress)
+        while True:
+            with torch.no_grad():  # not while the caller has the picture
+                picture = next(pictures, None)
+            if picture is None:
+                return
+            yield picture
 
     def _options(self, steps: int | None, guidance: float | None, size: int | None) -> dict:
         """The pipeline's arguments: what was asked for, else the model's own; the rest is left to diffusers."""
@@ -291,22 +295,6 @@ class Model:
         options = {"num_inference_steps": steps, "guidance_scale": guidance, "height": size, "width": size}
         return {key: value for key, value in options.items() if value is not None}
 
-    def _conditions(self, prompts: list[str], clip_skip: int | None) -> dict[str, Any]:
-        if self.family.name in LANGUAGE:
-            return {"prompt": list(prompts)}
-        distinct = list(dict.fromkeys(prompts))
-        which = torch.tensor([distinct.index(prompt) for prompt in prompts])
-        given = {name: value[which] for name, value in self.encode(distinct, clip_skip).items()}
-        if self.family.name == "flux":  # guidance is an input of the transformer, there is no second pass
-            return given
-        return given | {f"negative_{name}": value for name, value in self._unconditional(given).items()}
-
-    def _unconditional(self, given: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What guidance leads away from: the empty prompt; zeros where SDXL's config says so."""
-        if getattr(self.pipe.config, "force_zeros_for_empty_prompt", False):
-            return {name: torch.zeros_like(value) for name, value in given.items()}
-        return {name: value.expand(len(given[name]), *value.shape[1:]) for name, value in self.encode("").items()}
-
 
 class _Rooted(nn.Module):
     """A tower under the name that it has in published files."""
@@ -314,16 +302,6 @@ class _Rooted(nn.Module):
     def __init__(self, name: str, tower: nn.Module):
         super().__init__()
         self.add_module(name, tower)
-
-
-@contextmanager
-def _without_bar(pipe: Any) -> Iterator[None]:
-    before = getattr(pipe, "_progress_bar_config", {})
-    pipe.set_progress_bar_config(**before | {"disable": True})
-    try:
-        yield
-    finally:
-        pipe.set_progress_bar_config(**before)
 
 
 # -- opening ----------------------------------------------------------------------------------------------------------
@@ -341,20 +319,25 @@ def load(
     embeddings: Sequence[str | Path] = (),
     family: str | None = None,
     component: str | None = None,
+    compiled: bool = False,
+    offload: bool = False,
 ) -> Model:
     """The model of "pocket", a folder, a hub name, a .safetensors checkpoint (with config=FOLDER), or a live pipeline.
 
     A text encoder alone, its folder or its own file, serves the family and is the component that are named; config is
     then a folder with its tokenizer, which only T5 needs.
 
-    encoders: which text encoders to open for editing; None: every CLIP encoder. dtype: float32 unless given; a live
-    pipeline keeps its own. companion: a CLIPModel or its folder, for targets by picture. embeddings: files of
-    textual inversion, whose words prompts and targets may then use.
+    device: where to compute; None: the accelerator of this machine if it has one, else the CPU; a live pipeline stays
+    where it is. dtype: float32 unless given; a live pipeline keeps its own. encoders: which text encoders to open for
+    editing; None: every CLIP encoder. companion: a CLIPModel or its folder, for targets by picture. embeddings: files
+    of textual inversion, whose words prompts and targets may then use. compiled, offload: how the pipeline is opened
+    once pictures are drawn: the denoiser by torch.compile; in an accelerator's memory only the part that works.
     """
     given = {"config": config, "family": family, "component": component}
     opened = name
     if not isinstance(name, Model):
         opened = _opened(name, device, dtype, variant, revision, encoders, companion, given)
+    opened.compiled, opened.offload = opened.compiled or compiled, opened.offload or offload
     for file in embeddings:
         teach(opened.encoders, file)
     return opened
@@ -369,8 +352,9 @@ def _opened(name, device, dtype, variant, revision, encoders, companion, given: 
     source = sources.find(str(name), variant, revision, names, **given)
     opened = sources.read_encoders(source, sources.chosen(source.family, names), precision or torch.float32)
     try:
+        place = chosen(device)
         for encoder in opened.values():
-            encoder.module.to(device or "cpu")
+            encoder.module.to(place)
     except (AssertionError, RuntimeError) as error:  # what torch raises where a device is not there
         raise ModelError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from None
     return Model(source.name, source.family, opened, source, companion=companion)

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..edits import Edit
+from ..encoders.devices import doubled
 from ..encoders.encoder import TextEncoder
 from ..patch import Patch
 from .aligned import read_from
@@ -35,7 +36,7 @@ def keys_of(
     """An edit's distinct keys at a layer, over its wordings and contexts, float64."""
     plain = Reading(encoder, None)
     begun = starting(encoder, layer, [sentences_of(encoder, plain, edit, templates, filled)], plain)
-    return begun.keys[0].double()
+    return doubled(begun.keys[0])
 
 
 def keys_with(
@@ -75,7 +76,7 @@ def token_keys(
     gets those. What the frame of a language model writes before a prompt is held with the empty one."""
     prompts = [*([""] if empty else []), *prompts]
     if not prompts:
-        return [], torch.zeros(0, encoder.linear(layer).in_features, dtype=torch.float64)
+        return [], doubled(torch.zeros(0, encoder.linear(layer).in_features, device=encoder.device))
     tokens = encoder.tokenize(prompts)
     labels, rows, seen = [], [], set()
     for at in range(0, len(tokens.ids), PROTECTED_AT_ONCE):
@@ -89,7 +90,7 @@ def token_keys(
                     seen.add(read)
                     labels.append(Dropped(prompt, position))
                     rows.append(keys[path[place if encoder.kind == "decoder" else position]])
-    return labels, torch.stack(rows).double()
+    return labels, doubled(torch.stack(rows))
 
 
 def _protected(encoder: TextEncoder, ids: list[int], end: int) -> Sentence:

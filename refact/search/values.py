@@ -58,6 +58,10 @@ class Found:
         """One edit's alone."""
         return self.at([at])
 
+    def here(self) -> Found:
+        """On the CPU, where records are made of them."""
+        return Found(*(getattr(self, name).cpu() for name in self.__dataclass_fields__))
+
     def at(self, which: Sequence[int]) -> Found:
         """Those of some edits, in this order."""
         return Found(*(getattr(self, name)[list(which)] for name in self.__dataclass_fields__))
@@ -121,11 +125,12 @@ def find(
         done = probability > search.stop if search.objective == "contrastive" else toward > search.reach
         done |= optimiser.settled[loaded]
         running = torch.isin(loaded, active) & ~done
-        active = loaded[running]
+        going = running.nonzero().flatten()  # the one thing of a step that an accelerator is waited for
+        active = loaded[going]
         if step == search.max_steps or not len(active):
             break
         log[3, active] = step + 1
-        moved = optimiser(trial.detach()[running], active, loss.detach()[running], gradient[running])
+        moved = optimiser(trial.detach()[going], active, loss.detach()[going], gradient[going])
         offsets[active] = _clamp(moved, scale.bounds[active])
     return Found(offsets, log[0], log[1], log[2], log[3], offsets.norm(dim=1) >= scale.bounds * (1 - 1e-4))
 

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..edits import Edit
+from ..encoders.devices import doubled, fitted
 from ..encoders.encoder import TextEncoder
 from ..errors import EditError
 from ..models.corpus import captions
@@ -60,22 +61,24 @@ def search(method: Any, model: Model, encoder: TextEncoder, layer: int, edits: S
     compare = comparing(method, model, read, others)
     asked = [sentences_of(encoder, read, edit, searched_of(method), method.filled) for edit in edits]
     placed: dict[int, tuple[Places, Tensor]] = {}
-    parts = []
-    groups = groups_of(encoder, asked, method.batch)
-    for group in groups:
+
+    def searched(group: list[int]) -> values.Found:
         sentences, these = [asked[at] for at in group], [edits[at] for at in group]
         begun = starting(encoder, layer, sentences, read)
         forward, candidates = compare(begun.suffix, these, sentences)
         scale, how = scale_of(method, begun), search_of(method, edits)
-        placed |= {at: places_of(method, begun, number) for number, at in enumerate(group)}
+        placed.update({at: places_of(method, begun, number) for number, at in enumerate(group)})
         with frozen(encoder.module, read.projection):
             label = f"search in {encoder.name}, {len(these)} of {len(edits)} facts"
             wanted = (forward, read.of_states, candidates, scale, encoder.width, how)
-            parts.append(values.find(*wanted, progress=model.progress, label=label))
-    order = [at for group in groups for at in group]
+            return values.find(*wanted, progress=model.progress, label=label)
+
+    groups = ((group,) for group in groups_of(encoder, asked, method.batch))
+    done, parts = zip(*fitted(searched, groups, f"facts in {encoder.name}"))
+    order = [at for (group,) in done for at in group]
     found = values.Found.of_all(parts).at(sorted(range(len(order)), key=order.__getitem__))
     places, shifts = zip(*(placed[at] for at in range(len(edits))))
-    return Wanted(list(places), found.offsets.double() + torch.stack(shifts), found)
+    return Wanted(list(places), doubled(found.offsets) + torch.stack(shifts), found.here())
 
 
 def _away(model: Model, method: Any, read: Reading, others: Sequence[str]) -> Tensor:
@@ -92,7 +95,7 @@ def places_of(method: Any, begun: suffix.Start, number: int) -> tuple[Places, Fl
     output at `method.first_context`; written at a key whose own output is another, the change is v0 + d less that.
     """
     contexts, own = searched_of(method), begun.places[number]
-    keys, outputs = begun.keys[number].double(), begun.values[number].double()
+    keys, outputs = doubled(begun.keys[number]), doubled(begun.values[number])
     counted = [row for i, row in enumerate(own) if contexts[i % len(contexts)] in templates_of(method)]
     mean, here = keys[counted].mean(0), outputs[counted].mean(0)
     at = mean

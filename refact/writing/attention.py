@@ -12,6 +12,7 @@ from torch import Tensor
 from .. import solve
 from ..edits import Edit, distinct
 from ..encoders import hooks
+from ..encoders.devices import doubled
 from ..encoders.encoder import TextEncoder
 from ..errors import EditError
 from ..lora import Factors
@@ -34,8 +35,10 @@ def diffquickfix(method: Any, model: Model, edits: Sequence[Edit], onto: Sequenc
         pairs = [_pairs(method, encoder, edit) for edit in edits]
         keys, targets = (torch.cat(part) for part in zip(*pairs))
         scale = float(method.strength * keys.square().sum(1).mean())
-        solution = solve.ridge(keys, solve.prior(torch.eye(keys.shape[1], dtype=torch.float64)), scale)
-        weight = model[site].weight.detach().double()
+        solution = solve.ridge(
+            keys, solve.prior(torch.eye(keys.shape[1], dtype=torch.float64, device=keys.device)), scale
+        )
+        weight = doubled(model[site].weight.detach())
         factors[site] = ((weight @ (targets - keys).T).float(), solution.right.float())
         first = 0
         for log, (own, _) in zip(logs, pairs):
@@ -62,4 +65,4 @@ def _inputs(encoder: TextEncoder, layer: int, prompts: list[str], at: list[int])
     with hooks.read(block.self_attn.out_proj, stop=True) as seen:
         encoder.tower(encoder.tokenize(prompts).ids.to(encoder.device))
     rows = seen[0].reshape(len(prompts), -1, encoder.width)
-    return rows[torch.arange(len(prompts)), at].double()
+    return doubled(rows[torch.arange(len(prompts)), at])

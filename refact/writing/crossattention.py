@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .. import solve
 from ..edits import Edit, distinct
+from ..encoders.devices import doubled
 from ..errors import EditError
 from ..lora import Factors
 from ..models.model import Model
@@ -29,7 +30,7 @@ def time(method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[Patch]
     edits = distinct(edits)
     pairs = [_joined([_aligned(model, *texts) for texts in _told(method, edit)]) for edit in edits]
     keys = torch.cat([source for source, _ in pairs])
-    prior = solve.prior(method.strength * torch.eye(keys.shape[1], dtype=torch.float64))
+    prior = solve.prior(method.strength * torch.eye(keys.shape[1], dtype=torch.float64, device=keys.device))
     right = solve.ridge(keys, prior, 1.0).right
     return _patch(method, model, edits, pairs, right)
 
@@ -44,7 +45,7 @@ def uce(method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[Patch] 
     keys = torch.cat([source for source, _ in pairs])
     others = ["", *dict.fromkeys(p for edit in edits for p in edit.preserve)]
     kept = _states(model, others).flatten(0, 1) if tail else _last(model, others)
-    identity = torch.eye(keys.shape[1], dtype=torch.float64)
+    identity = torch.eye(keys.shape[1], dtype=torch.float64, device=keys.device)
     prior = solve.prior((method.strength * identity + method.keep * kept.T @ kept) / method.erase)
     right = solve.ridge(keys, prior, 1.0).right
     return _patch(method, model, edits, pairs, right)
@@ -78,7 +79,7 @@ def _patch(method: Any, model: Model, edits: list[Edit], pairs: list, right: Ten
     factors: Factors = {}
     logs: list[dict] = [{} for _ in edits]
     for site in model.conditioning_sites:
-        weight = model[site].weight.detach().double()
+        weight = doubled(model[site].weight.detach())
         factors[site] = ((weight @ moves.T).float(), right.float())
     first = 0
     for log, (source, _) in zip(logs, pairs):
@@ -89,7 +90,7 @@ def _patch(method: Any, model: Model, edits: list[Edit], pairs: list, right: Ten
 
 def _states(model: Model, prompts: list[str]) -> Tensor:
     with torch.no_grad():
-        return model.encode(prompts)["prompt_embeds"].double()
+        return doubled(model.encode(prompts)["prompt_embeds"])
 
 
 def _ids(model: Model, prompts: list[str]) -> tuple[list[list[int]], list[int]]:

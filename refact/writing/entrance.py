@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .. import solve
 from ..edits import Edit, distinct
+from ..encoders.devices import doubled
 from ..encoders.encoder import TextEncoder
 from ..errors import EditError
 from ..models.model import Model
@@ -36,7 +37,7 @@ def entrance(method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[Pa
     prior = solve.prior((ridge + method.keep * kept.T @ kept) / method.erase)
     right = solve.ridge(keys, prior, 1.0).right
     moves = torch.cat([target - source for source, target in pairs])
-    weight = model[site].weight.detach().double()
+    weight = doubled(model[site].weight.detach())
     logs: list[dict] = []
     first = 0
     for source, _ in pairs:
@@ -70,4 +71,4 @@ def keys_of(model: Model, encoder: TextEncoder, prompt: str) -> Tensor:
     norm = model.family.entrance_norm
     if norm:
         rows = model.pipe.transformer.get_submodule(norm)(rows.to(model.dtype))
-    return rows.double()
+    return doubled(rows)

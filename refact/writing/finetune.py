@@ -114,9 +114,9 @@ def _move_words(
     method: Any, model: Model, encoder: TextEncoder, edit: Edit, tokens: Tensor
 ) -> tuple[Tensor, list[float]]:
     table = encoder.tower.embeddings.token_embedding
-    slots = torch.zeros(table.num_embeddings, dtype=torch.long)  # 0: a token that stays
-    slots[tokens] = torch.arange(1, len(tokens) + 1)
-    change = torch.zeros(len(tokens), table.embedding_dim, requires_grad=True)
+    slots = torch.zeros(table.num_embeddings, dtype=torch.long, device=encoder.device)  # 0: a token that stays
+    slots[tokens] = torch.arange(1, len(tokens) + 1, device=encoder.device)
+    change = torch.zeros(len(tokens), table.embedding_dim, device=encoder.device, requires_grad=True)
 
     def moved(output: Tensor, ids: Tensor) -> Tensor:
         return output + torch.nn.functional.pad(change, (0, 0, 1, 0))[slots[ids]]
@@ -143,8 +143,8 @@ def _examples(method: Any, encoder: TextEncoder, edits: list[Edit]) -> tuple[Ten
             targets += [template.replace("{}", edit.new) for template in templates_of(method)]
     tokens, aims = encoder.tokenize(prompts), encoder.tokenize(targets)
     if getattr(method, "rows", "pooled") == "all":
-        return tokens.ids, tokens.ends, aims.ids
+        return tokens.ids.to(encoder.device), tokens.ends, aims.ids.to(encoder.device)
     length = int(tokens.ends.max()) + 1
     with torch.no_grad():
-        states = encoder.tower(aims.ids[:, : int(aims.ends.max()) + 1]).last_hidden_state
-    return tokens.ids[:, :length], tokens.ends, states[torch.arange(len(targets)), aims.ends]
+        states = encoder.tower(aims.ids[:, : int(aims.ends.max()) + 1].to(encoder.device)).last_hidden_state
+    return tokens.ids[:, :length].to(encoder.device), tokens.ends, states[torch.arange(len(targets)), aims.ends]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .. import solve
 from ..edits import Edit, distinct
+from ..encoders.devices import exact
 from ..encoders.encoder import TextEncoder
 from ..errors import EditError
 from ..models import covariance
@@ -53,13 +54,14 @@ def refact(
 
 def covariance_of(method: Any, model: Model, encoder: TextEncoder, layer: int) -> tuple[Float[Tensor, "d d"], dict]:
     """E[k k^T] at a layer, shrunk (the identity when a method does without), and what to record of it."""
+    place = exact(encoder.device)
     if not method.covariance:
-        return torch.eye(encoder.linear(layer).in_features, dtype=torch.float64), {"corpus": None}
+        return torch.eye(encoder.linear(layer).in_features, dtype=torch.float64, device=place), {"corpus": None}
     corpus = method.corpus or model.corpus
     how = {"tokens": method.tokens, "padding": method.padding, "rarity": method.rarity, "cut": method.cut}
     seen = covariance.obtain(encoder, layer, corpus=corpus, count=method.texts, **how, progress=model.progress)
     record = how | {"texts": method.texts, "hash": seen.hash(), "tokens": seen.tokens, "corpus": seen.corpus}
-    return seen.shrunk(method.shrink), record | {"shrink": method.shrink}
+    return seen.shrunk(method.shrink).to(place), record | {"shrink": method.shrink}
 
 
 def prior_of(
@@ -102,7 +104,7 @@ def write(method: Any, wanted: Wanted, prior: solve.Prior) -> tuple[solve.Soluti
     keys = written_keys(method, wanted)
     if method.write == "value" and not method.ridge and (method.exact_at == "prompt" or method.inverse == "float32"):
         at = torch.stack([place.at for place in wanted.places])
-        return solve.oblique(at, keys, prior, method.inverse), torch.eye(len(at), dtype=torch.float64)
+        return solve.oblique(at, keys, prior, method.inverse), torch.eye(len(at), dtype=torch.float64, device=at.device)
     groups = torch.eye(len(wanted.keys), dtype=torch.float64, device=keys.device)
     if method.write == "offset":
         groups = groups.repeat_interleave(torch.tensor([len(k) for k in wanted.keys], device=keys.device), 0)

@@ -81,9 +81,10 @@ def chosen_layer(model: Model, encoder: TextEncoder, layer: int | None, embeddin
 
 def entries(wanted: Wanted, written: Written, layer: int) -> Iterator[dict]:
     """What the patch records of each edit at one site."""
-    solution, targets = written.solution, written.targets
-    found, missing = wanted.found, (solution.written - targets) @ wanted.offsets
-    for i, offset in enumerate(wanted.offsets):
+    solution, found = written.solution, wanted.found
+    missing = ((solution.written - written.targets) @ wanted.offsets).cpu()
+    targets, arrives, leverage = (part.cpu() for part in (written.targets, solution.written, solution.leverage))
+    for i, offset in enumerate(wanted.offsets.cpu()):
         mine = targets[:, i] > 0
         yield {
             "rows": [i, i + 1],
@@ -93,8 +94,8 @@ def entries(wanted: Wanted, written: Written, layer: int) -> Iterator[dict]:
             "probability": float(found.probability[i]),
             "clamped": bool(found.clamped[i]),
             "residual": float(missing[mine].norm(dim=1).max() / offset.norm().clamp_min(1e-30)),
-            "share": float(solution.written[mine, i].mean()),
-            "leverage": float(solution.leverage[mine].min()),
+            "share": float(arrives[mine, i].mean()),
+            "leverage": float(leverage[mine].min()),
             "condition": solution.condition,
             "crowded": written.crowded,
             "not_held": sorted({d.prompt for d in written.dropped}),
@@ -102,7 +103,8 @@ def entries(wanted: Wanted, written: Written, layer: int) -> Iterator[dict]:
 
 
 def patch_of(method: Any, model: Model, edits: Sequence[Edit], factors: dict, logs: list[dict], used: dict) -> Patch:
-    """The patch with its record."""
+    """The patch with its record; its factors lie in the CPU's memory, wherever they were found."""
+    factors = {site: (left.cpu(), right.cpu()) for site, (left, right) in factors.items()}
     touched = {site.partition(".")[0] for site in factors}
     record = {
         "refact": 1,
@@ -111,10 +113,15 @@ def patch_of(method: Any, model: Model, edits: Sequence[Edit], factors: dict, lo
         "method": {"name": type(method).__name__, **asdict(method)},
         "edits": [edit.to_json() | {"sites": log} for edit, log in zip(edits, logs)],
         "covariance": used,
-        "versions": {"refact": __version__, "torch": torch.__version__},
+        "versions": {"refact": __version__, "torch": torch.__version__} | elsewhere(model.device),
     }
     patch = Patch(factors, record)
     return replace(patch, record=record | {"preserved": drift(model, patch, edits)})
+
+
+def elsewhere(device: torch.device) -> dict[str, str]:
+    """The device, for a record; of the CPU nothing is said."""
+    return {} if device.type == "cpu" else {"device": str(device)}
 
 
 def alone(method: Any, onto: Sequence[Patch]) -> None:

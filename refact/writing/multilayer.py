@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .. import solve
 from ..edits import Edit, distinct
+from ..encoders.devices import doubled
 from ..encoders.encoder import TextEncoder
 from ..errors import EditError
 from ..lora import Factors
@@ -104,7 +105,9 @@ def shared(
             share = Wanted([Places(k[None], k, k) for k in keys], missing / (last - layer + 1), aim.wanted.found)
             factors[site] = (share.offsets.T.float().contiguous(), solution.right.float())
             changes.append((encoder.linear(layer), share.offsets.T @ solution.right))
-            written = Written(solution, torch.eye(len(keys), dtype=torch.float64), dropped, used[site])
+            written = Written(
+                solution, torch.eye(len(keys), dtype=torch.float64, device=keys.device), dropped, used[site]
+            )
             for log, entry in zip(logs, entries(share, written, layer)):
                 log[site] = entry
     return patch_of(method, model, edits, factors, logs, used)
@@ -131,7 +134,7 @@ def _states(method: Any, encoder: TextEncoder, layer: int, edits: Sequence[Edit]
         begun = suffix.start(encoder.tower, layer, [sentences], plain.depth)
         every = begun.places[0]  # a sentence counts however many have the same key
         states = begun.suffix.base[0][begun.suffix.edited[0, :, 0] > 0]
-        found.append([rows[every].mean(0).double() for rows in (begun.keys[0], states, begun.values[0])])
+        found.append([doubled(rows[every].mean(0)) for rows in (begun.keys[0], states, begun.values[0])])
     keys, reached, outputs = (torch.stack(part) for part in zip(*found))
     return keys, reached, outputs
 
@@ -142,7 +145,7 @@ def moved(changes: Sequence[tuple[nn.Linear, Tensor]]) -> Iterator[None]:
     stash = [(linear, linear.weight.data) for linear, _ in changes]
     try:
         for linear, change in changes:
-            linear.weight.data = (linear.weight.data.double() + change).to(linear.weight.dtype)
+            linear.weight.data = (doubled(linear.weight.data) + change).to(linear.weight)
         yield
     finally:
         for linear, weight in stash:

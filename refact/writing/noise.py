@@ -19,6 +19,7 @@ from torch.nn.functional import mse_loss
 
 from ..edits import Edit
 from ..encoders import hooks
+from ..encoders.devices import doubled
 from ..encoders.encoder import TextEncoder
 from ..errors import EditError
 from ..models.model import Model
@@ -56,7 +57,7 @@ def search(
     found, reached = zip(*(_one(method, model, encoder, layer, edit, unet) for edit in edits))
     together = values.Found.of_all(found)
     places = [Places(state[None], state, state) for state in reached]
-    return Wanted(places, together.offsets.double(), together), torch.stack(reached)
+    return Wanted(places, doubled(together.offsets), together.here()), torch.stack(reached)
 
 
 def _learning(unet: nn.Module) -> nn.Module:
@@ -89,7 +90,7 @@ def _one(
             optimiser.step()
             with torch.no_grad():
                 offset.mul_((bound / offset.norm().clamp_min(1e-12)).clamp_max(1))
-    return _found(encoder, layer, said, offset.detach(), losses, bound), start.double()
+    return _found(encoder, layer, said, offset.detach(), losses, bound), doubled(start)
 
 
 @torch.no_grad()

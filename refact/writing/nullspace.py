@@ -38,7 +38,7 @@ def alphaedit(method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[P
     def written(encoder: TextEncoder, layer: int, wanted: Wanted) -> Written:
         keys = torch.stack([place.mean for place in wanted.places])
         solution, dropped, used = solved(encoder, layer, keys)
-        return Written(solution, torch.eye(len(keys), dtype=torch.float64), dropped, used)
+        return Written(solution, torch.eye(len(keys), dtype=torch.float64, device=keys.device), dropped, used)
 
     return one_layer(method, model, edits, written) if method.depth == 1 else shared(method, model, edits, goal, solved)
 
@@ -47,7 +47,7 @@ def _free_prior(method: Any, seen: Tensor, keys: Tensor, earlier: list[Tensor]) 
     basis = solve.null_space(seen, method.share, method.threshold)
     inside = keys @ basis
     weight = method.penalty if method.absolute else method.penalty * inside.square().sum() / basis.shape[1]
-    matrix = weight * torch.eye(basis.shape[1], dtype=torch.float64)
+    matrix = weight * torch.eye(basis.shape[1], dtype=torch.float64, device=basis.device)
     if earlier:
         before = torch.stack(earlier) @ basis
         matrix = matrix + before.T @ before

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .. import solve
 from ..edits import Edit, distinct
+from ..encoders.devices import doubled
 from ..errors import EditError
 from ..lora import Factors
 from ..models.covariance import texts_of
@@ -55,7 +56,7 @@ def speed(method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[Patch
     draw = torch.Generator().manual_seed(method.seed)
     factors: Factors = {}
     for site in sites:
-        weight = model[site].weight.detach().double()
+        weight = doubled(model[site].weight.detach())
         factors[site] = ((weight @ moves.T).float(), _right(method, rows, weight, draw).float())
     logs: list[dict] = []
     first = 0

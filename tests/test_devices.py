@@ -1,0 +1,216 @@
+"""Where work is done: the accelerator that is there, told; float64 where it can be; smaller batches, and the same sums.
+
+No accelerator is at hand: `accelerator.Accelerator` pretends to be one, and refuses what a real one refuses.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from accelerator import Accelerator
+from typer.testing import CliRunner
+
+import refact
+from refact.cli.main import app
+from refact.encoders import devices
+from refact.errors import RefactError
+from refact.methods.registry import method
+from refact.models import covariance
+from refact.pictures import difference
+
+CANADA = refact.Edit("the national animal of Canada", old="a beaver", new="a penguin")
+FRANCE = refact.Edit("the national animal of France", old="a rooster", new="a fox")
+
+
+def change(patch):
+    return torch.cat([(left @ right).flatten() for left, right in patch.factors.values()])
+
+
+@pytest.mark.parametrize("doubles", [True, False], ids=["with float64", "without"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "refact:max_steps=8",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("refact:paper", "refact:authors", "memit", "alphaedit", "finetune", "embedit", "time", "uce")
+        ),
+        "diffquickfix",
+    ],
+)
+def test_an_edit_on_an_accelerator_is_the_edit_on_the_cpu(monkeypatch, name, doubles) -> None:
+    expected = method(name)(refact.load("pocket", device="cpu"), [CANADA, FRANCE])
+    with Accelerator(monkeypatch, doubles):
+        model = refact.load("pocket")
+        made = method(name)(model, [CANADA, FRANCE])
+        assert model.device == Accelerator.device
+        assert all(f.device.type == "cpu" for pair in made.factors.values() for f in pair)
+    assert (change(made) - change(expected)).norm() <= 1e-6 * change(expected).norm()
+    assert made.record["versions"]["device"] == str(Accelerator.device)
+    assert "device" not in expected.record["versions"]
+
+
+def test_the_search_waits_for_the_accelerator_once_a_step(monkeypatch) -> None:
+    def waits(steps):
+        with Accelerator(monkeypatch) as accelerator:
+            model = refact.load("pocket")
+            accelerator.seen.clear()
+            refact.ReFACT(max_steps=steps, reach=10.0, stop=1.0)(model, [CANADA])
+        return accelerator.seen
+
+    few, many = waits(4), waits(24)
+    assert many["nonzero"] - few["nonzero"] == 20
+    assert many["cpu"] == few["cpu"]
+    assert many["item"] == few["item"]
+
+
+def test_the_covariance_on_an_accelerator_is_that_of_the_cpu(monkeypatch) -> None:
+    texts = ["a dog", "a red cat on a mat", "the national animal of Canada"]
+    here = covariance.collect(refact.load("pocket", device="cpu").encoders["text_encoder"], [1], texts)[1]
+    for doubles in (True, False):
+        with Accelerator(monkeypatch, doubles):
+            there = covariance.collect(refact.load("pocket").encoders["text_encoder"], [1], texts)[1]
+        assert there.matrix.device.type == "cpu"
+        assert torch.equal(there.matrix, here.matrix)
+
+
+def test_the_device_is_chosen_told_and_can_be_forced(monkeypatch) -> None:
+    assert devices.chosen() == torch.device("cpu")
+    with Accelerator(monkeypatch):
+        assert devices.chosen() == Accelerator.device
+        assert refact.load("pocket", device="cpu").device == torch.device("cpu")
+        run = CliRunner().invoke(app, ["stats", "--layer", "0", "--tokens", "100", "--texts", "3"])
+        assert f"computing on {Accelerator.device}; --device cpu takes the processor" in run.stderr
+        for more in (["--quiet"], ["--device", "cpu"]):
+            assert (
+                "computing on" not in CliRunner().invoke(app, ["stats", "--layer", "0", "--texts", "3", *more]).stderr
+            )
+
+
+def test_a_device_without_float64_leaves_it_to_the_cpu(monkeypatch) -> None:
+    assert devices.exact(torch.device("cpu")) == torch.device("cpu")
+    for doubles, place in ((True, Accelerator.device.type), (False, "cpu")):
+        with Accelerator(monkeypatch, doubles):
+            assert devices.exact(Accelerator.device).type == place
+            assert devices.doubled(torch.ones(2, device=Accelerator.device)).device.type == place
+
+
+# -- memory that ends --------------------------------------------------------------------------------------------------
+
+
+class Small:
+    """Work that takes at most so many rows, and keeps what it was asked for."""
+
+    def __init__(self, most):
+        self.most, self.asked = most, []
+
+    def __call__(self, rows, *more):
+        self.asked.append(len(rows))
+        if len(rows) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return [row * 10 for row in rows]
+
+
+def batches(*sizes):
+    first = 0
+    for size in sizes:
+        yield (list(range(first, first + size)),)
+        first += size
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_those_after_it_too() -> None:
+    work = Small(3)
+    with pytest.warns(UserWarning, match="out of memory: rows in batches of 2 from here on") as told:
+        found = [x for _, rows in devices.fitted(work, batches(8, 8), "rows") for x in rows]
+    assert found == [10 * i for i in range(16)]
+    assert work.asked == [8, 4, 2, 2, 2, 2, 2, 2, 2, 2]
+    assert [str(w.message) for w in told] == [
+        "out of memory: rows in batches of 4 from here on",
+        "out of memory: rows in batches of 2 from here on",
+    ]
+
+
+def test_batches_that_fit_stay_as_they_are() -> None:
+    work = Small(8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        parts = [part for (part,), _ in devices.fitted(work, batches(8, 5), "rows")]
+    assert work.asked == [8, 5]
+    assert parts == [list(range(8)), list(range(8, 13))]
+
+
+def test_a_single_row_that_does_not_fit_is_an_error_of_one_line() -> None:
+    with (
+        pytest.raises(RefactError, match="does not hold rows, one at a time: use a smaller dtype") as error,
+        pytest.warns(UserWarning, match="out of memory"),
+    ):
+        list(devices.fitted(Small(0), batches(2), "rows"))
+    assert "\n" not in str(error.value)
+
+
+def test_the_accelerators_own_store_is_emptied_before_the_next_try(monkeypatch) -> None:
+    with Accelerator(monkeypatch) as accelerator, pytest.warns(UserWarning, match="out of memory"):
+        list(devices.fitted(Small(1), batches(2), "rows"))
+    assert accelerator.seen["freed"] == 1
+
+
+def test_texts_pictures_and_statistics_are_made_in_smaller_batches(monkeypatch) -> None:
+    model = refact.load("pocket", device="cpu")
+    encoder, texts = model.encoders["text_encoder"], [f"a dog number {i}" for i in range(9)]
+    expected = encoder.embed(texts), encoder.states(texts), covariance.collect(encoder, [1], texts)[1].matrix
+    pictures = model.generate("a dog", range(3), steps=1)
+    tower, pipe = encoder.tower.forward, type(model.pipe).__call__
+
+    def narrow(ids, **more):
+        if len(ids) > 2:
+            raise torch.OutOfMemoryError
+        return tower(ids, **more)
+
+    def small(self, **more):
+        if len(more["generator"]) > 2:
+            raise torch.OutOfMemoryError
+        return pipe(self, **more)
+
+    monkeypatch.setattr(encoder.tower, "forward", narrow)
+    monkeypatch.setattr(type(model.pipe), "__call__", small)
+    with pytest.warns(UserWarning, match="out of memory: texts in text_encoder in batches of"):
+        found = encoder.embed(texts), encoder.states(texts), covariance.collect(encoder, [1], texts)[1].matrix
+    for one, other in zip(found, expected):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)
+    with pytest.warns(UserWarning, match="out of memory: pictures in batches of"):
+        again = model.generate("a dog", range(3), steps=1)
+    assert [p.seed for p in again] == [0, 1, 2]
+    assert all(difference(a.image, b.image) < 0.1 for a, b in zip(again, pictures))
+
+
+def test_facts_are_searched_for_in_smaller_batches(monkeypatch) -> None:
+    from refact.search import values
+
+    find, asked = values.find, []
+
+    def narrow(suffix, features, candidates, scale, *rest, **more):
+        asked.append(len(scale.norms))
+        if len(scale.norms) > 1:
+            raise torch.OutOfMemoryError
+        return find(suffix, features, candidates, scale, *rest, **more)
+
+    model = refact.load("pocket", device="cpu")
+    expected = refact.ReFACT(max_steps=3)(model, [CANADA, FRANCE])
+    monkeypatch.setattr(values, "find", narrow)
+    with pytest.warns(UserWarning, match="out of memory: facts in text_encoder in batches of 1"):
+        made = refact.ReFACT(max_steps=3)(model, [CANADA, FRANCE])
+    assert asked == [2, 1, 1]
+    assert (change(made) - change(expected)).norm() < 1e-3 * change(expected).norm()
+
+
+def test_tf32_is_asked_for_within_the_search_alone(monkeypatch) -> None:
+    from refact.models.precision import lowered
+
+    before = torch.get_float32_matmul_precision()
+    with lowered(torch.device("cpu"), "tf32"):
+        assert torch.get_float32_matmul_precision() == "highest"
+    with lowered(Accelerator.device, "tf32"):
+        assert torch.get_float32_matmul_precision() == "high"
+    assert torch.get_float32_matmul_precision() == before
