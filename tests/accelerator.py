@@ -129,6 +129,15 @@ class _Made(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+class _Stream:
+    """Whose work is done at once."""
+
+    def record_event(self):
+        return self
+
+    def synchronize(self): ...
+
+
 class Accelerator(TorchDispatchMode):
     """Within the context there is such a device, and `torch.accelerator` knows of it."""
 
@@ -141,6 +150,7 @@ class Accelerator(TorchDispatchMode):
         monkeypatch.setattr(torch.__future__, "_overwrite_module_params_on_conversion", True)
         monkeypatch.setattr(torch.mps, "empty_cache", lambda: self.seen.update(["freed"]))
         monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+        monkeypatch.setattr(torch.accelerator, "current_stream", lambda device=None: _Stream())
         monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: self.device)
 
     def __enter__(self):

@@ -214,3 +214,123 @@ def test_tf32_is_asked_for_within_the_search_alone(monkeypatch) -> None:
     with lowered(Accelerator.device, "tf32"):
         assert torch.get_float32_matmul_precision() == "high"
     assert torch.get_float32_matmul_precision() == before
+
+
+# -- pictures ----------------------------------------------------------------------------------------------------------
+
+
+def test_pictures_on_an_accelerator_are_those_of_the_cpu(monkeypatch) -> None:
+    prompts, seeds = ["a dog", "a red cat"], [0, 3]
+    expected = refact.load("pocket", device="cpu").generate(prompts, seeds, steps=1)
+    with Accelerator(monkeypatch):
+        model = refact.load("pocket")
+        assert model.pipe.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+        made = model.generate(prompts, seeds, steps=1, batch_size=3)
+    assert [(p.prompt, p.seed) for p in made] == [(p.prompt, p.seed) for p in expected]
+    assert all(difference(a.image, b.image) < 0.1 for a, b in zip(made, expected))
+
+
+def test_each_prompt_is_read_once_and_the_empty_one_once(monkeypatch) -> None:
+    model, read = refact.load("pocket", device="cpu"), []
+    encode = model.encode
+    monkeypatch.setattr(model, "encode", lambda prompts, *more: read.append(prompts) or encode(prompts, *more))
+    model.generate(["a dog", "a cat", "a dog"], range(3), steps=1, batch_size=2)
+    assert read == [["a dog", "a cat"], ""]
+
+
+def test_many_prompts_are_read_some_at_a_time(monkeypatch) -> None:
+    from refact.models import drawing
+
+    monkeypatch.setattr(drawing, "AHEAD", 3)
+    model, read = refact.load("pocket", device="cpu"), []
+    encode = model.encode
+    monkeypatch.setattr(model, "encode", lambda prompts, *more: read.append(prompts) or encode(prompts, *more))
+    prompts = [f"a dog number {i}" for i in range(7)]
+    given = drawing.conditions_of(model, prompts, None)
+    rows = [given([prompt])["prompt_embeds"] for prompt in prompts]
+    assert [len(texts) for texts in read if texts] == [3, 3, 1]
+    assert torch.allclose(torch.cat(rows), encode(prompts)["prompt_embeds"], atol=1e-4)
+
+
+class Memory:
+    """A device's module that tells of memory: each row takes 10, 100 are free after the first batch."""
+
+    def __init__(self, row=10, free=100):
+        self.row, self.free = row, free
+
+    def reset_peak_memory_stats(self, device): ...
+
+    def memory_allocated(self, device):
+        return 50
+
+    def memory_reserved(self, device):
+        return 60
+
+    def max_memory_allocated(self, device):
+        return 50 + 4 * self.row
+
+    def mem_get_info(self, device):
+        return self.free, 1000
+
+
+@pytest.mark.parametrize(("free", "sizes"), [(100, [4, 8, 8]), (10**6, [4, 16]), (1, [4, *[1] * 16])])
+def test_the_batch_is_what_the_memory_of_the_device_holds(monkeypatch, free, sizes) -> None:
+    from refact.models import drawing
+
+    monkeypatch.setattr(torch, "get_device_module", lambda device: Memory(free=free))
+    jobs = [("a dog", seed) for seed in range(20)]
+    assert [len(some) for some in drawing.batches_of(jobs, None, Accelerator.device)] == sizes
+    assert [len(some) for some in drawing.batches_of(jobs, None, torch.device("cpu"))] == [16, 4]
+    assert [len(some) for some in drawing.batches_of(jobs, 7, Accelerator.device)] == [7, 7, 6]
+
+
+def test_a_device_that_does_not_tell_its_memory_gets_the_usual_batch() -> None:
+    from refact.models import drawing
+
+    jobs = [("a dog", seed) for seed in range(20)]
+    assert [len(some) for some in drawing.batches_of(jobs, None, torch.device("mps"))] == [16, 4]
+
+
+def test_offloading_needs_an_accelerator_and_leaves_the_edited_encoders_on_it(monkeypatch) -> None:
+    with pytest.raises(RefactError, match="there is no accelerator whose memory could be spared"):
+        refact.load("pocket", device="cpu", offload=True).generate("a dog", steps=1)
+    from diffusers import StableDiffusionPipeline
+
+    asked = []
+
+    def offloaded(self, device):
+        asked.append(device)
+        self.to("cpu")
+
+    monkeypatch.setattr(StableDiffusionPipeline, "enable_model_cpu_offload", offloaded)
+    with Accelerator(monkeypatch):
+        model = refact.load("pocket", offload=True)
+        pipe = model.pipe
+        assert asked == [Accelerator.device]
+        assert model.device == Accelerator.device
+        assert pipe.unet.conv_in.weight.device.type == "cpu"
+
+
+def test_the_denoiser_is_compiled_where_that_is_asked_for(monkeypatch) -> None:
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **more: compiled.append(type(self).__name__))
+    assert refact.load("pocket", device="cpu").pipe
+    assert compiled == []
+    assert refact.load("pocket", device="cpu", compiled=True).pipe
+    assert compiled == ["UNet2DConditionModel"]
+
+
+def test_the_judge_looks_while_the_next_pictures_are_drawn() -> None:
+    import pretend
+
+    from refact.evidence import strict
+
+    judge, model, order = pretend.judge(), pretend.PretendModel(), []
+    of_images = judge.of_images
+    object.__setattr__(judge, "of_images", lambda made: order.append(len(made)) or of_images(made))
+    drawn = list(model.drawn(["a dog", "a cat"], [0, 1, 2]))
+    beside, after = strict.seen(judge, iter(drawn), beside=True), strict.seen(judge, iter(drawn))
+    assert order == [3, 3, 3, 3]
+    assert beside.pictures == after.pictures
+    assert all((beside.features[p] == after.features[p]).all() for p in ("a dog", "a cat"))
+    assert strict.seen(None, iter(drawn)).features == {}

@@ -182,3 +182,36 @@ def test_a_name_that_cannot_be_written_is_known_before_the_work(tmp_path, place)
     else:
         with pytest.raises(DataError, match=r"cannot be written: .*is (a|no) folder"):
             disk.check(tmp_path / place)
+
+
+def test_work_behind_is_done_in_order_and_all_of_it():
+    done = []
+    with disk.Behind(lambda x: time.sleep(0.01 * (3 - x)) or done.append(x)) as later:
+        for x in range(3):
+            later(x)
+    assert done == [0, 1, 2]
+
+
+def full(x):
+    time.sleep(0.02)
+    if x:
+        raise OSError("the disk is full")
+
+
+def behind(*given, error=None):
+    with disk.Behind(full, most=5) as later:
+        for x in given:
+            later(x)
+        if error:
+            raise error
+
+
+def test_what_fails_behind_reaches_the_caller():
+    for count in (1, 50):
+        with pytest.raises(OSError, match="the disk is full"):
+            behind(0, *[1] * count)
+
+
+def test_an_error_of_the_caller_is_the_one_that_is_raised():
+    with pytest.raises(KeyError):
+        behind(1, error=KeyError())

@@ -19,6 +19,7 @@ from torch import nn
 
 from refact.errors import ModelError
 from refact.families import FAMILIES
+from refact.models import drawing
 from refact.models.model import Model, Picture, load
 
 PROMPTS = ["the president of France", "", "a photo of the national flag of Canada's king, standing"]
@@ -410,12 +411,13 @@ def test_no_bar_is_shown_and_the_pipelines_setting_comes_back(capfd):
 
 def test_sdxl_without_a_negative_prompt_follows_its_config(models):
     model = models["sdxl"]
-    given = model.encode(PROMPTS)
     assert model.pipe.config.force_zeros_for_empty_prompt
-    assert all((value == 0).all() for value in model._unconditional(given).values())
+    given = drawing.conditions_of(model, PROMPTS, None)(PROMPTS)
+    assert all((given[f"negative_{name}"] == 0).all() for name in model.encode("a cat"))
     sd3 = models["sd3"]
-    given = sd3.encode(PROMPTS)
-    for name, value in sd3._unconditional(given).items():
+    given = drawing.conditions_of(sd3, PROMPTS, None)(PROMPTS)
+    for name in sd3.encode("a cat"):
+        value = given[f"negative_{name}"]
         assert value.shape == given[name].shape
         torch.testing.assert_close(value[1], given[name][1], rtol=1e-4, atol=1e-4)  # PROMPTS[1] is empty
 

@@ -71,6 +71,15 @@ ModelName = Annotated[str, typer.Option("--model", "-m", help="'pocket', a folde
 Device = Annotated[
     str | None, typer.Option(help="Where to compute, like cpu; by default on the accelerator that there is.")
 ]
+Compiled = Annotated[
+    bool, typer.Option("--compile", help="Compile the denoiser (torch.compile): pays for many pictures of one size.")
+]
+Offload = Annotated[
+    bool, typer.Option("--offload", help="Keep only the part that works in the accelerator's memory: for small cards.")
+]
+AtOnce = Annotated[
+    int | None, typer.Option("--batch-size", min=1, max=4096, help="Pictures drawn at once; they hardly depend on it.")
+]
 Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]

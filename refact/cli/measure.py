@@ -11,12 +11,15 @@ from ..errors import RefactError, shown
 from ..trust import disk
 from .app import (
     AsJson,
+    AtOnce,
     Autocast,
+    Compiled,
     Device,
     Dtype,
     Limit,
     ModelName,
     NamesFile,
+    Offload,
     Quiet,
     app,
     bar,
@@ -49,9 +52,12 @@ def bench(
         int, typer.Option(min=0, max=10_000, help="How many seeds' pictures to keep for the report.")
     ] = 1,
     autocast: Autocast = None,
+    batch_size: AtOnce = None,
     ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster, or 'local'.")] = None,
     device: Device = None,
     dtype: Dtype = None,
+    compiled: Compiled = False,
+    offload: Offload = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -64,13 +70,14 @@ def bench(
     if ray and clip:
         raise RefactError("workers of a cluster open the model by its name: put the CLIP into the model's refact.json")
     judge, drawn = judge_of(judge, model), seeds_of(seeds)
-    ready = model if ray else open_model(model, device, dtype, companion=clip)
+    ready = model if ray else open_model(model, device, dtype, companion=clip, compiled=compiled, offload=offload)
     chosen = [name.strip() for name in methods.split(",") if name.strip()]
     how: dict = {
         "names": names_of(names),
         "limit": limit,
         "keep_images": keep_images,
         "autocast": autocast,
+        **({"batch_size": batch_size} if batch_size else {}),
         "ray": ray,
         "progress": bar(quiet or as_json),
     }

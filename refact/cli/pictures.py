@@ -11,10 +11,13 @@ import typer
 from ..errors import RefactError, quoted, shown
 from .app import (
     AsJson,
+    AtOnce,
+    Compiled,
     Device,
     Dtype,
     Embeddings,
     ModelName,
+    Offload,
     Patches,
     Quiet,
     Seeds,
@@ -37,12 +40,15 @@ def generate(
     seeds: Seeds = "0-3",
     steps: Annotated[int | None, typer.Option(min=1, max=10_000, help="Denoising steps.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance.")] = None,
+    batch_size: AtOnce = None,
     cell: Annotated[int, typer.Option(min=8, max=1024, help="Width of one picture in the grid, in pixels.")] = 192,
     output: Annotated[Path, typer.Option("--output", "-o", help="The picture to write.")] = Path("grid.png"),
     force: Annotated[bool, typer.Option(help="Apply a patch that was made for another model.")] = False,
     embedding: Embeddings = None,
     device: Device = None,
     dtype: Dtype = None,
+    compiled: Compiled = False,
+    offload: Offload = False,
     quiet: Quiet = False,
 ) -> None:
     """Draw prompts before and after patches, side by side.
@@ -59,12 +65,12 @@ def generate(
     drawn, loaded = seeds_of(seeds), patches_of(patch or [])
     if (asked := len(prompt) * len(drawn) * (1 + bool(loaded)) * cell**2) > MOST_PIXELS:
         raise RefactError(f"a picture of {asked / 1e6:.0f} million pixels: ask for fewer seeds or a smaller --cell")
-    ready = open_model(model, device, dtype, embeddings=embedding)
-    before = ready.generate(prompt, drawn, steps, guidance)
+    ready = open_model(model, device, dtype, embeddings=embedding, compiled=compiled, offload=offload)
+    before = ready.generate(prompt, drawn, steps, guidance, batch_size=batch_size)
     with ExitStack() as stack:
         for one, strength in loaded:
             stack.enter_context(one.applied(ready, strength=strength, force=force))
-        after = ready.generate(prompt, drawn, steps, guidance) if loaded else []
+        after = ready.generate(prompt, drawn, steps, guidance, batch_size=batch_size) if loaded else []
     rows = []
     for at, text in enumerate(prompt):
         mine = slice(at * len(drawn), (at + 1) * len(drawn))
@@ -93,6 +99,8 @@ def verify(
     embedding: Embeddings = None,
     device: Device = None,
     dtype: Dtype = None,
+    compiled: Compiled = False,
+    offload: Offload = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -106,7 +114,7 @@ def verify(
     from ..verification import Fact, described, verify
 
     drawn, patch = seeds_of(seeds), Patch.load(file)
-    ready = open_model(model, device, dtype, embeddings=embedding)
+    ready = open_model(model, device, dtype, embeddings=embedding, compiled=compiled, offload=offload)
     facts: list[Seen] | list[Fact]
     if images:
         facts = look(ready, patch, drawn, judge=judge, force=force, targets=picture or ())

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from .. import pocket
 from ..errors import DataError, RefactError
@@ -26,7 +27,7 @@ from ..methods.registry import method
 from ..models.model import load
 from ..progress import Progress, plainly
 from ..trust import runs
-from ..trust.disk import alone, write
+from ..trust.disk import Behind, alone, write
 from . import results, strict
 from .cases import Case, Probe, probes_of, read_cases, texts_of, told_to
 from .judge import Judge, check_independent, load_judge
@@ -71,7 +72,7 @@ class Outcome:
 
     case: Case
     scores: dict[str, dict]
-    images: dict[str, bytes] = field(default_factory=dict)
+    images: dict[str, Any] = field(default_factory=dict)  # PIL, or its bytes where it came from another machine
 
 
 @alone
@@ -121,8 +122,9 @@ def run(
         if not isinstance(model, (str, Path)):
             raise RefactError("workers of a cluster load the model themselves: give its name or folder, not the model")
         make = functools.partial(elsewhere, plan, place(model), place(judging.name) if judging else None)
-    for outcome in progress(spread(make, units, ray, workers), "benchmark", len(units)):
-        keep(out, outcome)
+    with Behind(functools.partial(keep, out)) as kept:
+        for outcome in progress(spread(make, units, ray, workers), "benchmark", len(units)):
+            kept(outcome)
     return out
 
 
@@ -159,7 +161,7 @@ def folder_name(label: str) -> str:
 
 def elsewhere(plan: Plan, model: str, judge: str | None) -> Bench:
     """A bench on another machine, where the model and the judge are loaded by their names."""
-    return Bench(plan, *opened(model, judge))
+    return Bench(plan, *opened(model, judge), packed=True)
 
 
 def place(name: str | Path) -> str:
@@ -177,6 +179,7 @@ class Bench:
     plan: Plan
     model: Any
     judge: Judge | None
+    packed: bool = False  # whether kept pictures are encoded where they are made
     _clean: tuple[str, strict.Seen] = ("", strict.Seen({}, {}))  # the last case's id, and its unedited pictures
 
     def __call__(self, unit: Unit) -> Outcome:
@@ -199,7 +202,7 @@ class Bench:
         """The unedited model: the baseline, and the rows that are given other texts; pictures are made once."""
         before, of = self.embed(texts_of(case)), self.unedited(case)
         scores: dict[str, dict] = {}
-        images: dict[str, bytes] = {}
+        images: dict[str, Any] = {}
         for label, given in self.given(case).items():
             before |= self.embed(new) if (new := [text for text in given if text not in before]) else {}
             scores[label] = self.scores(case, given, before, before, of)
@@ -228,13 +231,13 @@ class Bench:
         """
         if self._clean[0] != case.id:
             asked = [text for texts in self.given(case).values() for text in texts]
-            self._clean = (case.id, strict.seen(self.judge, self.pictures(asked)))
+            self._clean = (case.id, self.seen(asked))
         return self._clean[1]
 
-    def scored(self, case: Case, label: str, before: dict[str, np.ndarray]) -> tuple[dict, dict[str, bytes]]:
+    def scored(self, case: Case, label: str, before: dict[str, np.ndarray]) -> tuple[dict, dict[str, Any]]:
         """Scores and kept pictures of a case on the model as it is now; `before`: embeddings of the unedited one."""
         prompts = [p.prompt for p in probes_of(case)]
-        of = strict.seen(self.judge, self.pictures(prompts))
+        of = self.seen(prompts)
         after = self.embed(texts_of(case))  # in the same batches as `before`: what is unchanged is equal to the bit
         return self.scores(case, prompts, after, before, of), self.kept(case, label, prompts, of)
 
@@ -265,25 +268,22 @@ class Bench:
         rows = np.concatenate([e.embed(texts).detach().cpu().double().numpy() for e in encoders], axis=1)
         return dict(zip(texts, rows))
 
-    def pictures(self, prompts: list[str]) -> dict[str, list]:
-        """prompt -> its pictures, one a seed; none when nobody looks or the model cannot draw."""
+    def seen(self, prompts: list[str]) -> strict.Seen:
+        """Their pictures, one a seed, and what the judge makes of them; none when nobody looks or none can be drawn."""
         prompts = list(dict.fromkeys(prompts))
         plan = self.plan
         if self.model.family.name == "clip" or not (self.judge or plan.keep_images):
-            return {}
+            return strict.Seen({}, {})
         seeds = list(plan.seeds) if self.judge else list(plan.seeds[: plan.keep_images])
         names = ("steps", "guidance", "size", "autocast", "batch_size")
-        made = self.model.generate(prompts, seeds, **{name: getattr(plan, name) for name in names})
-        found: dict[str, list] = {}
-        for picture in made:
-            found.setdefault(picture.prompt, []).append(picture.image)
-        return found
+        made = self.model.drawn(prompts, seeds, **{name: getattr(plan, name) for name in names})
+        return strict.seen(self.judge, made, beside=torch.device(self.model.device).type != "cpu")
 
-    def kept(self, case: Case, label: str, prompts: list[str], of: strict.Seen) -> dict[str, bytes]:
-        """The pictures of the first seeds, encoded, by their paths."""
+    def kept(self, case: Case, label: str, prompts: list[str], of: strict.Seen) -> dict[str, Any]:
+        """The pictures of the first seeds, by their paths."""
         folder = f"images/{case.id}/{folder_name(label)}"
         return {
-            f"{folder}/{index}-{seed}.webp": encoded(image)
+            f"{folder}/{index}-{seed}.webp": encoded(image) if self.packed else image
             for index, prompt in enumerate(prompts)
             for seed, image in list(zip(self.plan.seeds, of.pictures.get(prompt, [])))[: self.plan.keep_images]
         }
@@ -366,7 +366,7 @@ def read_case(out: Path, case_id: str) -> dict:
 def keep(out: Path, outcome: Outcome) -> None:
     """The outcome in the folder: pictures first, then the case's file, each by rename."""
     for name, content in outcome.images.items():
-        write(out / name, content)
+        write(out / name, content if isinstance(content, bytes) else encoded(content))
     scores = read_case(out, outcome.case.id)["scores"] | outcome.scores
     form = outcome.case.to_json() | {"probes": [p.to_json() for p in probes_of(outcome.case)], "scores": finite(scores)}
     write(out / "cases" / f"{outcome.case.id}.json", json.dumps(form).encode())

@@ -19,10 +19,11 @@ FORM = 1  # of the files; a run of another form is refused
 def settings_of(name: str, cases: Sequence[Case], model: Any, judge: Judge | None, plan: Any) -> dict:
     """All that the scores depend on, as JSON."""
     digest = hashlib.sha256(json.dumps([c.to_json() for c in cases], sort_keys=True).encode()).hexdigest()[:16]
+    compiled = {"compiled": True} if getattr(model, "compiled", False) else {}  # it moves the last digits
     form = {
         "form": FORM,
         "data": {"name": name, "cases": len(cases), "hash": digest, "kind": cases[0].kind if cases else None},
-        "model": {"name": model.name, "family": model.family.name, "fingerprints": model.fingerprints()},
+        "model": {"name": model.name, "family": model.family.name, "fingerprints": model.fingerprints()} | compiled,
         "judge": judge and {"name": judge.name, "hash": judge.hash},
         **{f.name: getattr(plan, f.name) for f in dataclasses.fields(plan) if f.name not in ("methods", "names")},
         "names": dataclasses.asdict(plan.names),

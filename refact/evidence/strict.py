@@ -7,8 +7,11 @@ all names that are given (the bundled world's things, or the lines of a file), p
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -83,9 +86,22 @@ class Seen:
     features: Mapping[str, Float[ndarray, "s d"]]
 
 
-def seen(judge: Judge | None, pictures: Mapping[str, list]) -> Seen:
-    """The pictures with the judge's features of each; without a judge there are no features."""
-    return Seen(pictures, {prompt: judge.of_images(made) for prompt, made in pictures.items()} if judge else {})
+def seen(judge: Judge | None, drawn: Iterable[Any], beside: bool = False) -> Seen:
+    """The pictures (prompt, seed, image), a prompt's together, with the features of the judge where there is one.
+
+    beside: the judge looks at a prompt's pictures while the next ones are drawn; else once all are there.
+    """
+    pictures: dict[str, list] = {}
+    features: dict[str, Any] = {}
+    with ThreadPoolExecutor(1) if beside and judge else nullcontext() as worker:
+        for prompt, made in groupby(drawn, key=lambda picture: picture.prompt):
+            pictures[prompt] = [picture.image for picture in made]
+            if judge and worker:
+                features[prompt] = worker.submit(judge.of_images, pictures[prompt])
+        found = {prompt: waited.result() for prompt, waited in features.items()}
+    if judge and not worker:
+        found = {prompt: judge.of_images(made) for prompt, made in pictures.items()}
+    return Seen(pictures, found)
 
 
 def binary(judge: Judge, probes: Sequence[Probe], prompts: Sequence[str], of: Seen) -> dict[str, list]:

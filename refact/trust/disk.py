@@ -8,7 +8,9 @@ import os
 import shutil
 import socket
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -145,6 +147,30 @@ def _real(path: str | Path) -> Path:
 def _beside(path: Path) -> Path:
     """A hidden name beside a path, which tells whose it is."""
     return path.with_name(f"{_stem(path)}{os.getpid()}.{uuid.uuid4().hex[:8]}.part")
+
+
+class Behind:
+    """Work done in order on a thread beside the caller, a few calls behind it; a failure is raised at a later call.
+
+    A context: at its end all is done, and a failure that nobody saw yet is raised.
+    """
+
+    def __init__(self, work: Callable[..., object], most: int = 2):
+        self._work, self._most, self._pool = work, most, ThreadPoolExecutor(1)
+        self._waiting: deque[Future] = deque()
+
+    def __call__(self, *given: object) -> None:
+        self._waiting.append(self._pool.submit(self._work, *given))
+        while self._waiting and (len(self._waiting) > self._most or self._waiting[0].done()):
+            self._waiting.popleft().result()
+
+    def __enter__(self) -> Behind:
+        return self
+
+    def __exit__(self, kind: object, *error: object) -> None:
+        self._pool.shutdown(wait=True)
+        while self._waiting and kind is None:
+            self._waiting.popleft().result()
 
 
 def _stem(path: Path) -> str:
