@@ -52,16 +52,17 @@ def test_an_edit_on_an_accelerator_is_the_edit_on_the_cpu(monkeypatch, name, dou
     assert "device" not in expected.record["versions"]
 
 
-def test_the_search_waits_for_the_accelerator_once_a_step(monkeypatch) -> None:
+@pytest.mark.parametrize(("optimiser", "a_step"), [("adam", 1), ("lbfgs", 4)])
+def test_a_step_of_the_search_waits_for_the_accelerator_no_more_than_it_must(monkeypatch, optimiser, a_step) -> None:
     def waits(steps):
         with Accelerator(monkeypatch) as accelerator:
             model = refact.load("pocket")
             accelerator.seen.clear()
-            refact.ReFACT(max_steps=steps, reach=10.0, stop=1.0)(model, [CANADA])
+            refact.ReFACT(max_steps=steps, reach=10.0, stop=1.0, optimiser=optimiser)(model, [CANADA])
         return accelerator.seen
 
-    few, many = waits(4), waits(24)
-    assert many["nonzero"] - few["nonzero"] == 20
+    few, many = waits(2), waits(8)
+    assert many["nonzero"] - few["nonzero"] == 6 * a_step
     assert many["cpu"] == few["cpu"]
     assert many["item"] == few["item"]
 

@@ -71,17 +71,18 @@ class LBFGS:
         """The next trials."""
         step = rows - self.point[which]
         promised = (step * self.slope[which]).sum(1).clamp_max(0)
-        taken = ~self.loss[which].isfinite() | (loss <= self.loss[which] + ENOUGH * promised)
+        brought = ~self.loss[which].isfinite() | (loss <= self.loss[which] + ENOUGH * promised)
+        taken, refused = (where.nonzero().flatten() for where in (brought, ~brought))
         self._take(rows[taken], which[taken], loss[taken], gradient[taken])
-        refused = which[~taken]
-        self.move[refused] = SHORTER * step[~taken]
+        self.move[which[refused]] = SHORTER * step[refused]
         self.settled[which] = self.move[which].norm(dim=1) < SHORTEST * self.bounds[which]
-        self.move[self.settled] = 0
+        self.move.masked_fill_(self.settled[:, None], 0)
         return self.point[which] + self.move[which]
 
     def _take(self, rows: Tensor, which: Tensor, loss: Tensor, gradient: Tensor) -> None:
         step, turn = rows - self.point[which], gradient - self.slope[which]
-        curved = ((step * turn).sum(1) > 1e-10 * turn.square().sum(1)) & self.loss[which].isfinite()
+        bent = ((step * turn).sum(1) > 1e-10 * turn.square().sum(1)) & self.loss[which].isfinite()
+        curved = bent.nonzero().flatten()
         at = which[curved]
         for kept, new in ((self.steps, step[curved]), (self.turns, turn[curved])):
             kept[:, at] = torch.cat([kept[1:, at], new[None]])
