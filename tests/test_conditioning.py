@@ -19,6 +19,7 @@ from refact.methods.usual import is_attribute, said_of, usual_for
 from refact.search.aligned import NEAR, Aligned, aligned, compared
 from refact.search.keys import keys_with
 from refact.search.sentences import reading_for, sentences_of, starting
+from refact.search.wanted import in_turns
 
 EDIT = Edit("the president of france", new="a red dog", aliases=("the king",))
 TEMPLATES = ("{}", "a photo of {}")
@@ -41,7 +42,7 @@ def test_without_a_change_a_search_reads_what_the_pipeline_sends(encoder) -> Non
     read = aligned(encoder, LAYER, OTHERS)
     sentences = sentences_of(encoder, read, EDIT, TEMPLATES)
     begun = starting(encoder, LAYER, [sentences], read)
-    forward, _ = compared(read, begun.suffix, [EDIT], [sentences], TEMPLATES, ())
+    forward, _ = compared(read, begun.suffix, [sentences], [range(4)], [EDIT], TEMPLATES, ())
     found = read.of_states(*forward(torch.zeros(1, encoder.width)))[0]
     texts = [t.replace("{}", wording) for wording in (EDIT.prompt, "the king") for t in TEMPLATES]
     sent, pooled = encoder.states(texts), encoder.embed(texts)
@@ -55,11 +56,20 @@ def test_without_a_change_a_search_reads_what_the_pipeline_sends(encoder) -> Non
             torch.testing.assert_close(found[i][-pooled.shape[1] :], pooled[i] / read.pooled, atol=1e-4, rtol=1e-4)
 
 
+def test_other_wordings_take_turns_in_the_contexts() -> None:
+    assert in_turns(1, 3) == [0, 1, 2]
+    assert in_turns(3, 5) == [0, 3, 5, 6, 9, 10, 12]  # each wording bare, then by turns
+    for wordings in range(1, 5):
+        found = in_turns(wordings, 10)
+        assert {number % 10 for number in found} == set(range(10))
+        assert {number // 10 for number in found} == set(range(wordings))
+
+
 def test_the_targets_rows_stand_opposite_from_the_end_on(encoder) -> None:
     read = aligned(encoder, LAYER, OTHERS)
     sentences = sentences_of(encoder, read, EDIT, TEMPLATES)
     begun = starting(encoder, LAYER, [sentences], read)
-    forward, candidates = compared(read, begun.suffix, [EDIT], [sentences], TEMPLATES, ())
+    forward, candidates = compared(read, begun.suffix, [sentences], [range(4)], [EDIT], TEMPLATES, ())
     target = encoder.states(["a photo of a red dog"])[0]
     (end,) = encoder.tokenize(["a photo of a red dog"]).ends.tolist()
     there = candidates.features[0, 1, 0].flatten()[: 2 * encoder.width].unflatten(0, (2, -1))

@@ -236,7 +236,9 @@ def test_rows_are_compared_with_those_opposite_from_the_end_over_their_spread(fa
     read = aligned.aligned(encoder, 2, texts)
     asked = sentences_of(encoder, read, EDIT, ("{}", "a photo of {} in the background"))
     forward = cached.start(encoder, 2, [asked], read.taps).suffix
-    weighed, wanted = aligned.compared(read, forward, [EDIT], [asked], ("{}", "a photo of {} in the background"), texts)
+    weighed, wanted = aligned.compared(
+        read, forward, [asked], [range(len(asked))], [EDIT], ("{}", "a photo of {} in the background"), texts
+    )
     rows = wanted.features[0].unflatten(-1, (weighed.weights.shape[2], -1))
     assert wanted.features.shape[:3] == (1, 4, 2 + len(texts))
     assert wanted.weights.tolist() == [[0.25] * 4]

@@ -158,11 +158,15 @@ def weigh(rows: Float[Tensor, "*n s f"], weights: Float[Tensor, "*m s k"]) -> Fl
 
 
 def compared(
-    read: Aligned, forward: Forward, edits: Sequence[Edit], asked: Sequence[Sequence[Sentence]],
-    templates: Sequence[str], others: Sequence[str],
+    read: Aligned, forward: Forward, asked: Sequence[Sequence[Sentence]], numbers: Sequence[Sequence[int]],
+    edits: Sequence[Edit], templates: Sequence[str], others: Sequence[str],
 ) -> tuple[Weighed, Candidates]:  # fmt: skip
-    """The forward of sentences, weighed, and the target's, the source's and others' rows opposite to them."""
-    texts = [[_texts(edit, template, others) for template in templates] * (1 + len(edit.aliases)) for edit in edits]
+    """The forward of sentences, weighed, and the target's, the source's and others' rows opposite to them.
+
+    numbers: of each sentence, counted through wordings and contexts.
+    """
+    whole = [[_texts(edit, template, others) for template in templates] for edit in edits]
+    texts = [[own[number % len(own)] for number in some] for own, some in zip(whole, numbers)]
     opposite = _opposite(read, texts, asked)
     count, longest = max(map(len, asked)), max(len(s.rows) for sentences in asked for s in sentences)
     states, choices = len(read.taps), 2 + len(others)

@@ -65,7 +65,7 @@ def search(method: Any, model: Model, encoder: TextEncoder, layer: int, edits: S
     def searched(group: list[int]) -> values.Found:
         sentences, these = [asked[at] for at in group], [edits[at] for at in group]
         begun = starting(encoder, layer, sentences, read)
-        forward, candidates = compare(begun.suffix, these, sentences)
+        forward, candidates = compare(*fewer(encoder, layer, read, begun, sentences, len(searched_of(method))), these)
         scale, how = scale_of(method, begun), search_of(method, edits)
         placed.update({at: places_of(method, begun, number) for number, at in enumerate(group)})
         with frozen(encoder.module, read.projection):
@@ -125,17 +125,37 @@ def places_again(method: Any, encoder: TextEncoder, layer: int, edit: Edit) -> P
     return places_of(method, starting(encoder, layer, [sentences], plain), 0)[0]
 
 
-Comparing = Callable[[Any, Sequence[Edit], Sequence], tuple[values.Forward, values.Candidates]]
+Comparing = Callable[[Any, Sequence, Sequence, Sequence[Edit]], tuple[values.Forward, values.Candidates]]
 
 
 def comparing(method: Any, model: Model, read: Reading | Aligned, others: Sequence[str]) -> Comparing:
-    """What gives, for a forward of edits and their sentences, the forward to use and what it is compared with."""
+    """What gives, for a forward, its edits' sentences and their numbers, the forward and what it is compared with."""
     if isinstance(read, Aligned):
         away = others if method.objective == "contrastive" else ()
         return partial(compared, read, templates=searched_of(method), others=away)
     plain = replace(read, precision=method.autocast)
     far = _away(model, method, plain, others)
-    return lambda forward, edits, _: (forward, candidates(model, method, plain, edits, far))
+    return lambda forward, asked, numbers, edits: (forward, candidates(model, method, plain, edits, far))
+
+
+def fewer(
+    encoder: TextEncoder, layer: int, read: Reading | Aligned, begun: suffix.Start, asked: Sequence, contexts: int
+) -> tuple[values.Forward, Sequence, Sequence[Sequence[int]]]:
+    """The forward that a search goes through, its sentences, and their numbers among all that an edit has.
+
+    Where every row of a sentence is read, other wordings take turns in the contexts: a search for a fact with two
+    aliases would else take three times as long. The change is written at all of them in all contexts.
+    """
+    numbers = [in_turns(len(sentences) // contexts, contexts) for sentences in asked]
+    if not isinstance(read, Aligned) or all(len(n) == len(s) for n, s in zip(numbers, asked)):
+        return begun.suffix, asked, [range(len(sentences)) for sentences in asked]
+    some = [[sentences[i] for i in own] for own, sentences in zip(numbers, asked)]
+    return starting(encoder, layer, some, read).suffix, some, numbers
+
+
+def in_turns(wordings: int, contexts: int) -> list[int]:
+    """Which of wordings x contexts sentences are searched over: each wording bare, and each context in one wording."""
+    return [w * contexts + c for w in range(wordings) for c in range(contexts) if not c or c % wordings == w]
 
 
 def groups_of(encoder: TextEncoder, asked: Sequence[Sequence[trie.Sentence]], most: int) -> list[list[int]]:
