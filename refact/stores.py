@@ -22,6 +22,7 @@ from .encoders.encoder import TextEncoder
 from .errors import PatchError, RefactError
 from .methods.refact import ReFACT
 from .models.model import Model
+from .models.parallel import Cluster
 from .patch import Patch
 from .search import values
 from .search.wanted import Wanted, places_again, search
@@ -133,13 +134,20 @@ def solve_jointly(model: Model, patches: Sequence[Patch]) -> Patch:
     return _solved(model, how, edits, {edit.name: fact for edit, fact in zip(edits, known)})
 
 
-def build(model: Model, edits: Sequence[Edit], method: ReFACT, before: Patch | None = None) -> tuple[Patch, list[str]]:
+def build(
+    model: Model,
+    edits: Sequence[Edit],
+    method: ReFACT,
+    before: Patch | None = None,
+    cluster: Cluster | None = None,
+) -> tuple[Patch, list[str]]:
     """The patch of a list of facts, and the names of those searched for: the ones that `before` does not have as they
-    are now. All are then written together. Facts with a picture are always searched for again.
+    are now. All are then written together. Facts with a picture are always searched for again. cluster: where to
+    search for them.
     """
     edits, known = distinct(edits), {} if before is None else _known_before(model, before, method)
     kept = {e.name: known[e.name] for e in edits if e.name in known and known[e.name].edit == e}
-    return _solved(model, method, edits, kept), [e.name for e in edits if e.name not in kept]
+    return _solved(model, method, edits, kept, cluster), [e.name for e in edits if e.name not in kept]
 
 
 def _known_before(model: Model, patch: Patch, method: ReFACT) -> dict[str, Known]:
@@ -151,7 +159,9 @@ def _known_before(model: Model, patch: Patch, method: ReFACT) -> dict[str, Known
     return {f.edit.name: dataclasses.replace(f, strength=1.0) for f in found if not f.edit.targets_images}
 
 
-def _solved(model: Model, method: ReFACT, edits: list[Edit], known: Mapping[str, Known]) -> Patch:
+def _solved(
+    model: Model, method: ReFACT, edits: list[Edit], known: Mapping[str, Known], cluster: Cluster | None = None
+) -> Patch:
     def searched(encoder: TextEncoder, layer: int) -> Wanted:
         site = encoder.site(layer)
         new = [edit for edit in edits if edit.name not in known]
@@ -159,7 +169,7 @@ def _solved(model: Model, method: ReFACT, edits: list[Edit], known: Mapping[str,
         each = {e.name: (places_again(method, encoder, layer, e), _found(known[e.name], site)) for e in old}
         written = {e.name: each[e.name][1].offsets[0].double().to(exact(encoder.device)) for e in old}
         if new:
-            fresh = search(method, model, encoder, layer, new)
+            fresh = search(method, model, encoder, layer, new, cluster)
             each |= {edit.name: (fresh.places[at], fresh.found.of(at)) for at, edit in enumerate(new)}
             written |= {edit.name: fresh.offsets[at] for at, edit in enumerate(new)}
         found = values.Found.of_all([each[edit.name][1] for edit in edits])

@@ -117,7 +117,7 @@ def test_every_room_says_what_it_is_and_who_may_import_it(folder) -> None:
 @pytest.mark.parametrize(
     ("library", "homes"),
     [
-        ("ray", {"evidence.parallel"}),
+        ("ray", {"models.parallel"}),
         ("gradio", {f"studio.{part}" for part in ("page", "making", "keeping", "looking", "server")}),
         ("cryptography", {"trust.signatures"}),
         ("pydantic", {"trust.forms", "trust.schema", "trust.runs"}),

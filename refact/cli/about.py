@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ..errors import shown
 from .app import AsJson, Device, ModelName, Quiet, app, bar, open_model, say, tell_json
+from .cluster import with_cluster
 
 
 @app.command()
+@with_cluster
 def stats(
     model: ModelName = "pocket",
     layer: Annotated[
@@ -28,19 +30,25 @@ def stats(
     ] = 1.0,
     device: Device = None,
     quiet: Quiet = False,
+    *,
+    cluster: Any,
 ) -> None:
     """Collect the second moments of the MLPs' inputs over a corpus, and keep it in the cache ($REFACT_CACHE).
 
     Example: refact stats -m stable-diffusion-v1-5/stable-diffusion-v1-5 --layer 7 --layer 9
     """
-    from ..models.covariance import obtain
+    from ..models.covariance import obtain_all, together
+    from ..models.parallel import joined, of_encoder
 
-    ready = open_model(model, device, None)
-    for encoder in ready.encoders.values():
-        for one in layer if layer else encoder.effective:
-            how: dict = {"rarity": rarity, "progress": bar(quiet), "count": texts, "cut": cut}
-            made = obtain(encoder, one, corpus or ready.corpus, tokens, padding, **how)
-            say(quiet, f"{encoder.site(one)}: {made.tokens} tokens of {made.corpus}")
+    ready = open_model(model, "cpu" if cluster else device, None)
+    how: dict = {"rarity": rarity, "progress": bar(quiet), "count": texts, "cut": cut}
+    with joined(cluster):
+        for encoder in ready.encoders.values():
+            over = of_encoder(ready, encoder.name, cluster)
+            for some in together(encoder, layer or encoder.effective):
+                found = obtain_all(encoder, some, corpus or ready.corpus, tokens, padding, **how, over=over)
+                for at, made in found.items():
+                    say(quiet, f"{encoder.site(at)}: {made.tokens} tokens of {made.corpus}")
 
 
 @app.command()

@@ -63,7 +63,13 @@ def _named(prompts: Sequence[str]) -> str:
 
 
 def made(
-    model: Any, wanted: Sequence[Edit], method: ReFACT, output: Path, before: Any | None, locked: bool
+    model: Any,
+    wanted: Sequence[Edit],
+    method: ReFACT,
+    output: Path,
+    before: Any | None,
+    locked: bool,
+    cluster: Any = None,
 ) -> tuple[Any, list[str]]:
     """The patch, written with its lock file, and the names of the facts that were searched for.
 
@@ -77,7 +83,7 @@ def made(
     upon = inputs.digest(output.read_bytes()) if before is not None else None
     if lock and before is not None and lock["inputs"] == used and lock["made"]["sha256"] == upon:
         return before, []
-    patch, new = build(model, edits, method, before)
+    patch, new = build(model, edits, method, before, cluster)
     covariance = patch.record.get("covariance", {})
     if locked and lock:
         _check(lock, used, covariance, _bytes(patch))

@@ -30,6 +30,7 @@ from .app import (
     tell_json,
     with_settings,
 )
+from .cluster import with_cluster
 
 ByUsual = Annotated[
     str | None,
@@ -101,6 +102,7 @@ def edit(
 
 
 @app.command()
+@with_cluster
 @functools.partial(with_settings, classes=(ReFACT,), defaults=ReFACT.many())
 def build(
     edits: Annotated[Path, typer.Argument(help="The facts: a .toml, .json or .csv file.")],
@@ -117,6 +119,8 @@ def build(
     device: Device = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
+    *,
+    cluster: Any = None,
 ) -> None:
     """Make a patch from a file of facts, or bring one up to date: only facts that changed are searched for again.
 
@@ -137,7 +141,7 @@ def build(
     before, notes = building.earlier(output, edits, wanted, locked, replace)
     say(quiet or as_json, *notes)
     ready = open_model(model, device, None)
-    patch, new = building.made(ready, wanted, ReFACT.many(**settings), output, before, locked)
+    patch, new = building.made(ready, wanted, ReFACT.many(**settings), output, before, locked, cluster)
     names = f": {', '.join(map(shown, new[:8]))}" if new else ", as none is new or changed"
     say(quiet or as_json, f"{counted(len(wanted), 'fact')}, {len(new)} of them searched for{names}")
     say(quiet or as_json, *unfamiliar(ready, wanted)[:8])

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import RefactError, shown
+from ..errors import shown
 from ..trust import disk
 from .app import (
     AsJson,
@@ -28,9 +28,11 @@ from .app import (
     seeds_of,
     tell_json,
 )
+from .cluster import with_cluster
 
 
 @app.command()
+@with_cluster
 def bench(
     data: Annotated[str, typer.Argument(help="pocket-road, pocket-timed, or a csv in RoAD's or TIMED's columns.")],
     out: Annotated[Path, typer.Option(help="The run's folder. What is in it already is not done again.")],
@@ -53,24 +55,28 @@ def bench(
     ] = 1,
     autocast: Autocast = None,
     batch_size: AtOnce = None,
-    ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster, or 'local'.")] = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Do two cases, and say what the whole will take on 1, 8 and 64 workers.")
+    ] = False,
     device: Device = None,
     dtype: Dtype = None,
     compiled: Compiled = False,
     offload: Offload = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
+    *,
+    cluster: Any,
 ) -> None:
     """Run the paper's evaluation: efficacy, generality, specificity of each method on each case, resumable.
 
     Example: refact bench pocket-road --methods refact,time,uce,baseline,oracle --seeds 0-4 --out runs/road
     """
     from ..evidence.bench import run
+    from ..evidence.estimate import estimated
 
-    if ray and clip:
-        raise RefactError("workers of a cluster open the model by its name: put the CLIP into the model's refact.json")
     judge, drawn = judge_of(judge, model), seeds_of(seeds)
-    ready = model if ray else open_model(model, device, dtype, companion=clip, compiled=compiled, offload=offload)
+    here = "cpu" if cluster else device  # the GPU is a worker's
+    ready = open_model(model, here, dtype, companion=clip, compiled=compiled, offload=offload)
     chosen = [name.strip() for name in methods.split(",") if name.strip()]
     how: dict = {
         "names": names_of(names),
@@ -78,9 +84,13 @@ def bench(
         "keep_images": keep_images,
         "autocast": autocast,
         **({"batch_size": batch_size} if batch_size else {}),
-        "ray": ray,
+        "cluster": cluster,
         "progress": bar(quiet or as_json),
     }
+    if estimate:
+        found = estimated(data, ready, chosen, out, seeds=drawn, judge=judge, **how)
+        tell_json(found.to_json()) if as_json else say(quiet, *found.lines())
+        return
     run(data, ready, chosen, out, seeds=drawn, judge=judge, **how)
     tell_scores(out, judge, quiet, as_json)
 

@@ -31,6 +31,7 @@ from .app import (
     signed,
     tell_json,
 )
+from .cluster import with_cluster
 from .measure import judge_of, names_of, tell_scores
 
 study = App(help="Layers, thresholds, sequences, probes, scale: one command each.", no_args_is_help=True)
@@ -249,6 +250,7 @@ def trace(
 
 
 @study.command()
+@with_cluster
 def scale(
     out: Out,
     counts: Annotated[str, typer.Option(help="How many facts, with commas.")] = "1,10,100",
@@ -268,6 +270,8 @@ def scale(
     autocast: Autocast = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
+    *,
+    cluster: Any,
 ) -> None:
     """Measure how many facts hold, at once and in sequence, and how far a thousand other prompts move.
 
@@ -277,7 +281,7 @@ def scale(
     from ..evidence.judge import load_judge
     from ..studies import halves, scaling, tuning
 
-    ready, numbers, own = open_model(model), _counts(counts), model == "pocket"
+    ready, numbers, own = open_model(model, "cpu" if cluster else None), _counts(counts), model == "pocket"
     facts = scaling.roles(pocket.world(), told=aliases) if own else scaling.phrases(max(numbers) * (1 + split))
     untouched = scaling.things(pocket.world()) if own else ()
     others = scaling.reworded(pocket.world(), facts) if own else ()
@@ -286,6 +290,7 @@ def scale(
     hows, shown = [way.strip() for way in ways.split(",")], bar(quiet or as_json)
     about: dict[str, Any] = {"others": others, "untouched": untouched, "ways": hows}
     how: dict[str, Any] = {"judge": looking, "autocast": autocast, "keep": keep, "progress": shown}
+    how["cluster"] = cluster
     if split:
         rows = halves.scale(ready, facts, numbers, tuning.labelled(names), out, **about, **how)
     else:

@@ -25,13 +25,13 @@ from .. import pocket
 from ..errors import DataError, RefactError
 from ..methods.registry import method
 from ..models.model import load
+from ..models.parallel import Cluster, spread
 from ..progress import Progress, plainly
 from ..trust import runs
 from ..trust.disk import Behind, alone, write
 from . import results, strict
 from .cases import Case, Probe, probes_of, read_cases, texts_of, told_to
 from .judge import Judge, check_independent, load_judge
-from .parallel import spread
 from .provenance import differing, known_then, settings_of, versions
 from .rewriting import rewritten
 from .strict import NONE, Names
@@ -65,6 +65,9 @@ class Unit:
     case: Case
     label: str
 
+    def __str__(self) -> str:
+        return f"{self.label} on {self.case.id}"
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -92,8 +95,7 @@ def run(
     autocast: str | None = None,
     batch_size: int = 16,
     names: Names | None = None,
-    ray: str | None = None,
-    workers: int | None = None,
+    cluster: Cluster | None = None,
     progress: Progress = plainly,
 ) -> Path:
     """The folder `out`, holding the scores of every method on every case; what is there already is not done again.
@@ -104,28 +106,51 @@ def run(
               "rewrite" (the target in the subject's place in the prompt) when named
     judge     a `Judge` or its folder; None: the text side alone, and pictures only to be looked at
     names     what pictures are named among, strictly; None: all names of the world for the bundled model, else none
-    ray       None | "local" | "auto" | address: spread over a Ray cluster, whose workers load the model by its name
+    cluster   None: here; else the workers of a Ray cluster, over which methods and cases are spread
 
     Raises DataError when `out` holds a run with other settings, naming those that differ; methods may be added to it.
     """
+    how: dict[str, Any] = {"seeds": seeds, "judge": judge, "limit": limit, "names": names, "keep_images": keep_images}
+    how |= {"steps": steps, "guidance": guidance, "size": size, "autocast": autocast, "batch_size": batch_size}
+    job = begun(data, model, methods, out, **how)
+    make = functools.partial(Bench, job.plan, packed=cluster is not None)
+    done = spread(make, job.parts, job.units, cluster, key=lambda unit: unit.case.id)
+    with Behind(functools.partial(keep, Path(out))) as kept:
+        for outcome in progress(done, "benchmark", len(job.units)):
+            kept(outcome)
+    return Path(out)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A run whose folder is there: what is done with which cases, and what of it is still to be done."""
+
+    plan: Plan
+    parts: tuple[Any, Judge | None]  # the model and the judge
+    cases: list[Case]
+    units: list[Unit]
+
+
+def begun(
+    data: str | Path | Sequence[Case],
+    model: Any,
+    methods: Mapping[str, Method] | Iterable[str],
+    out: str | Path,
+    *,
+    seeds: Iterable[int] = range(5),
+    judge: Judge | str | Path | None = None,
+    limit: int | None = None,
+    names: Names | None = None,
+    **drawn: Any,
+) -> Begun:
+    """The run of these arguments, which are `run`'s. drawn: other fields of the plan."""
     cases, problems = read_cases(data) if isinstance(data, (str, Path)) else (list(data), [])
     cases = cases[:limit]
     ready, judging = opened(model, judge)
-    names = names_for(ready) if names is None else names
-    plan = Plan(named(methods), tuple(seeds), keep_images, steps, guidance, size, autocast, batch_size, names)
-    out = Path(out)
+    plan = Plan(named(methods), tuple(seeds), names=names_for(ready) if names is None else names, **drawn)
     name = str(data) if isinstance(data, (str, Path)) else "cases"
-    begin(out, settings_of(name, cases, ready, judging, plan), problems)
-    units = list(pending(out, cases, plan))
-    make = functools.partial(Bench, plan, ready, judging)
-    if ray is not None:
-        if not isinstance(model, (str, Path)):
-            raise RefactError("workers of a cluster load the model themselves: give its name or folder, not the model")
-        make = functools.partial(elsewhere, plan, place(model), place(judging.name) if judging else None)
-    with Behind(functools.partial(keep, out)) as kept:
-        for outcome in progress(spread(make, units, ray, workers), "benchmark", len(units)):
-            kept(outcome)
-    return out
+    begin(Path(out), settings_of(name, cases, ready, judging, plan), problems)
+    return Begun(plan, (ready, judging), cases, list(pending(Path(out), cases, plan)))
 
 
 def opened(model: Any, judge: Judge | str | Path | None) -> tuple[Any, Judge | None]:
@@ -157,16 +182,6 @@ def named(methods: Mapping[str, Method] | Iterable[str]) -> dict[str, Any]:
 def folder_name(label: str) -> str:
     """A label as a folder's name: "ReFACT, layer 3" -> "refact-layer-3"."""
     return re.sub(r"[^a-z0-9.=]+", "-", label.lower()).strip("-.")
-
-
-def elsewhere(plan: Plan, model: str, judge: str | None) -> Bench:
-    """A bench on another machine, where the model and the judge are loaded by their names."""
-    return Bench(plan, *opened(model, judge), packed=True)
-
-
-def place(name: str | Path) -> str:
-    """A path that holds wherever the worker stands; other names as they are."""
-    return str(Path(name).resolve()) if Path(name).exists() else str(name)
 
 
 # -- one unit ----------------------------------------------------------------------------------------------------------

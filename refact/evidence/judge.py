@@ -32,6 +32,16 @@ class Judge:
     batch: int = 64
     _texts: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
+    def to(self, device: str | torch.device) -> Judge:
+        """This judge, its network on that device."""
+        self.clip.to(device)
+        return self
+
+    def sent(self) -> Elsewhere:
+        """How another process opens it again."""
+        path = Path(self.name)
+        return Elsewhere(str(path.resolve()) if self.name != "pocket" and path.is_dir() else self.name, self.hash)
+
     @property
     def scale(self) -> float:
         """CLIP's own logit scale: what turns cosines into logits."""
@@ -41,12 +51,11 @@ class Judge:
         """Unit features (n, d), float64."""
         fresh = [t for t in dict.fromkeys(texts) if t not in self._texts]
         length = self.clip.config.text_config.max_position_embeddings
-        for at in range(0, len(fresh), self.batch):
-            group = fresh[at : at + self.batch]
-            ids = self.tokenizer(group, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        for text in fresh:  # one at a time: a text's features do not depend on which others were asked for before
+            ids = self.tokenizer([text], padding="max_length", max_length=length, truncation=True, return_tensors="pt")
             with torch.no_grad():
                 features = self.clip.get_text_features(input_ids=ids.input_ids.to(self.clip.device))
-            self._texts.update(zip(group, _unit(features)))
+            self._texts[text] = _unit(features)[0]
         return np.stack([self._texts[t] for t in texts])
 
     def of_images(self, pictures: Sequence[Any]) -> np.ndarray:
@@ -67,6 +76,20 @@ class Judge:
         """The texts that are longer than the judge can read; it judges by their beginnings."""
         length = self.clip.config.text_config.max_position_embeddings
         return [t for t in dict.fromkeys(texts) if len(self.tokenizer(t).input_ids) > length]
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A judge by its name."""
+
+    name: str
+    hash: str
+
+    def open(self, device: str | torch.device) -> Judge:
+        """The judge. Raises DataError where another is found under this name."""
+        if (judge := load_judge(self.name, device)).hash != self.hash:
+            raise DataError(f"{self.name}: the judge is another here than where the run was begun")
+        return judge
 
 
 def _unit(features: Any) -> np.ndarray:

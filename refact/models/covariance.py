@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -9,7 +10,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -31,6 +32,12 @@ from ..trust import disk, schema
 from . import corpus as corpora
 
 CHUNK = 500  # texts that are counted at a time until there are enough
+GROUP = 4  # batches whose products are summed before they are added to the others; changes the last bits
+TOGETHER = 2**30  # bytes of sums that are collected in one pass
+
+Group = tuple[int, list[tuple[Tensor, Tensor, Tensor]]]  # its number; of each batch: ids, which of them count, weights
+Sums = tuple[int, dict[int, Tensor]]  # the group's number; of each layer the sum of its keys' products
+Over = Callable[[Callable[[TextEncoder], Callable[[Group], Sums]], list[Group]], Iterable[Sums]]
 
 
 @dataclass(frozen=True)
@@ -149,35 +156,35 @@ def collect(
     corpus_name: str = "",
     progress: Progress = plainly,
     cut: int = 0,
+    over: Over | None = None,
 ) -> dict[int, Covariance]:
     """The covariances of several layers in one pass over the texts.
 
     Every token from [BOS] to [EOS] counts; with padding, the rows after it too, as the pipeline pads. Of a language
     model a text's own tokens count and those written after it, not what its pipeline writes before every text. cut: the
     longest text in tokens, [BOS] and [EOS] counted; 0: as the encoder reads it. Nothing above the deepest layer is
-    computed; products are float32 in blocks of one batch, sums float64.
+    computed; products are float32 in blocks of one batch, sums float64. over: who sums the groups of batches; here by
+    default. Their sums are added in one order, so the numbers do not depend on it.
     """
     if not texts:
         raise DataError("a covariance needs texts; the corpus is empty")
     tokens = _shortened(encoder, encoder.tokenize(texts), cut)
     lengths = torch.full_like(tokens.ends, encoder.length) if padding else tokens.ends + 1
     starts = _starts(encoder, texts, padding)
-    batches = list(encoder.batches(tokens.ids, lengths))
     places = torch.arange(tokens.ids.shape[1])
-    frequency = tokens.ids[(places < lengths[:, None]) & (places >= starts[:, None])].bincount().float()
-    how: dict = {"dtype": torch.float64, "device": exact(encoder.device)}
-    sums = {at: torch.zeros(2 * (encoder.linear(at).in_features,), **how) for at in layers}
-    weight = 0.0
-    shown = progress(batches, f"covariance of {encoder.site(max(layers))}", len(batches))
-    passes = fitted(lambda _, some: encoder.inputs(some, layers), shown, f"texts in {encoder.name}")
-    for (rows, ids), inputs in passes:
+    frequency = tokens.ids[(places < lengths[:, None]) & (places >= starts[:, None])]
+    frequency = frequency.bincount(minlength=int(tokens.ids.max()) + 1).float()
+    weight, batches = 0.0, []
+    for rows, ids in encoder.batches(tokens.ids, lengths):
         at = torch.arange(ids.shape[1])
         counted = (at < lengths[rows, None]) & (at >= starts[rows, None])
-        weights = frequency[ids[counted]] ** -rarity
-        weight += float(weights.double().sum())
-        for layer, keys in inputs.items():
-            block = keys[counted.to(keys.device)] * weights.sqrt()[:, None].to(keys)
-            sums[layer] += (block.T @ block).to(sums[layer].device)
+        weights = frequency[ids] ** -rarity
+        weight += float(weights[counted].double().sum())
+        batches.append((ids, counted, weights))
+    groups = [(at, batches[at : at + GROUP]) for at in range(0, len(batches), GROUP)]
+    make = functools.partial(_summing, layers)
+    done = over(make, groups) if over else map(make(encoder), groups)
+    sums = _added(progress(done, f"covariance of {encoder.site(max(layers))}", len(groups)))
     count, name = int((lengths - starts).sum()), encoder.hash()
     return {
         at: Covariance(
@@ -185,6 +192,42 @@ def collect(
         )
         for at, total in sums.items()
     }
+
+
+def _summing(layers: Sequence[int], encoder: TextEncoder) -> Callable[[Group], Sums]:
+    """What gives the sums of a group of batches, in each layer."""
+
+    def sums_of(group: Group) -> Sums:
+        how: dict = {"dtype": torch.float64, "device": exact(encoder.device)}
+        sums = {at: torch.zeros(2 * (encoder.linear(at).in_features,), **how) for at in layers}
+        passes = fitted(lambda ids, *_: encoder.inputs(ids, layers), group[1], f"texts in {encoder.name}")
+        for (_, counted, weights), inputs in passes:
+            for layer, keys in inputs.items():
+                block = keys[counted.to(keys.device)] * weights[counted].sqrt()[:, None].to(keys)
+                sums[layer] += (block.T @ block).to(sums[layer].device)
+        return group[0], {layer: total.cpu() for layer, total in sums.items()}
+
+    return sums_of
+
+
+def _added(parts: Any) -> dict[int, Tensor]:
+    """The sums of all groups, added in the order of the groups, whichever is done first."""
+    total: dict[int, Tensor] = {}
+    early: dict[int, dict[int, Tensor]] = {}
+    due = 0
+    for number, sums in parts:
+        early[number] = sums
+        while due in early:
+            for at, matrix in early.pop(due).items():
+                total[at] = total[at] + matrix if at in total else matrix
+            due += GROUP
+    return total
+
+
+def together(encoder: TextEncoder, layers: Sequence[int]) -> list[list[int]]:
+    """The layers in parts whose covariances fit into memory at once."""
+    size = max(1, TOGETHER // (8 * encoder.linear(layers[0]).in_features ** 2))
+    return [list(layers[at : at + size]) for at in range(0, len(layers), size)]
 
 
 def _starts(encoder: TextEncoder, texts: Sequence[str], padding: bool) -> Tensor:
@@ -237,12 +280,13 @@ def obtain_all(
     progress: Progress = plainly,
     count: int = 0,
     cut: int = 0,
+    over: Over | None = None,
 ) -> dict[int, Covariance]:
     """The same for several layers; those that are missing are computed in one pass.
 
     corpus: "captions", what `corpus.read_corpus` takes, or an .npz of the moments themselves (`of_moments`).
-    tokens: how many keys at least, where the corpus has them; count: how many texts instead; cut: as in `collect`.
-    cache: a folder; default $REFACT_CACHE, else the user's cache folder.
+    tokens: how many keys at least, where the corpus has them; count: how many texts instead. cut, over: as
+    in `collect`. cache: a folder; default $REFACT_CACHE, else the user's cache folder.
     """
     if corpus.endswith(".npz"):
         return {at: Covariance.of_moments(corpus, encoder, at) for at in layers}
@@ -258,7 +302,7 @@ def obtain_all(
     if missing := [at for at in layers if at not in ready]:
         stream = texts_of(corpus)
         texts = list(islice(stream, count)) if count else enough(encoder, stream, tokens, padding)
-        for at, made in collect(encoder, missing, texts, padding, rarity, label, progress, cut).items():
+        for at, made in collect(encoder, missing, texts, padding, rarity, label, progress, cut, over).items():
             _keep(made, paths[at])
             ready[at] = made
     return ready

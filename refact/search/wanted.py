@@ -13,11 +13,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..edits import Edit
-from ..encoders.devices import doubled, fitted
+from ..encoders.devices import doubled, exact, fitted
 from ..encoders.encoder import TextEncoder
 from ..errors import EditError
 from ..models.corpus import captions
 from ..models.model import Model
+from ..models.parallel import Cluster, spread
 from . import suffix, trie, values
 from .aligned import Aligned, compared
 from .readings import Reading
@@ -36,6 +37,10 @@ class Places:
     mean: Float[Tensor, " d_in"]
     at: Float[Tensor, " d_in"]
 
+    def to(self, device: Any) -> Places:
+        """The same on another device."""
+        return Places(self.keys.to(device), self.mean.to(device), self.at.to(device))
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -51,34 +56,90 @@ class Wanted:
         return [place.keys for place in self.places]
 
 
-def search(method: Any, model: Model, encoder: TextEncoder, layer: int, edits: Sequence[Edit]) -> Wanted:
-    """What each edit needs at this layer, found on the unedited encoder, `method.batch` edits at a time."""
-    edits = spoken(method, edits)
-    check_lengths(encoder, edits)
-    others = captions(method.negatives, seed=method.seed)
-    companion = companion_of(model, method, edits, encoder)
-    read = reading_for(encoder, method.embedding, others or captions(20), companion, layer)
-    compare = comparing(method, model, read, others)
-    asked = [sentences_of(encoder, read, edit, searched_of(method), method.filled) for edit in edits]
-    placed: dict[int, tuple[Places, Tensor]] = {}
+def search(
+    method: Any,
+    model: Model,
+    encoder: TextEncoder,
+    layer: int,
+    edits: Sequence[Edit],
+    cluster: Cluster | None = None,
+) -> Wanted:
+    """What each edit needs at this layer, found on the unedited encoder, `method.batch` edits at a time.
 
-    def searched(group: list[int]) -> values.Found:
-        sentences, these = [asked[at] for at in group], [edits[at] for at in group]
-        begun = starting(encoder, layer, sentences, read)
-        forward, candidates = compare(*fewer(encoder, layer, read, begun, sentences, len(searched_of(method))), these)
-        scale, how = scale_of(method, begun), search_of(method, edits)
-        placed.update({at: places_of(method, begun, number) for number, at in enumerate(group)})
+    cluster: where to search; the groups are the same there, and so is what is found.
+    """
+    here = Searching(method, model, encoder, layer, spoken(method, edits))
+    groups, parts = here.groups(), []
+    if cluster is None:
+        parts = here.in_parts(groups)
+    else:
+        make = partial(_elsewhere, method, encoder.name, layer, here.edits)
+        label = f"search in {encoder.name}, groups of facts"
+        for some in model.progress(spread(make, [model], groups, cluster), label, len(groups)):
+            parts += some
+    order, place = [at for part in parts for at in part.group], exact(encoder.device)
+    back = sorted(range(len(order)), key=order.__getitem__)
+    found = values.Found.of_all([part.found for part in parts]).at(back)
+    places = [one.to(place) for part in parts for one in part.places]
+    offsets = doubled(found.offsets).to(place) + torch.cat([part.shifts for part in parts])[back].to(place)
+    return Wanted([places[at] for at in back], offsets, found.here())
+
+
+def _elsewhere(method: Any, name: str, layer: int, edits: Sequence[Edit], model: Model) -> Callable[[list[int]], list]:
+    """On a worker of a cluster."""
+    there = Searching(method, model, model.encoders[name].in_float32(), layer, edits)
+    return lambda group: [part.here() for part in there.in_parts([group])]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What was found for one group of edits, in its order."""
+
+    group: list[int]
+    places: list[Places]
+    shifts: Float[Tensor, "e d_out"]
+    found: values.Found
+
+    def here(self) -> Part:
+        """On the CPU, to be sent."""
+        return Part(self.group, [place.to("cpu") for place in self.places], self.shifts.cpu(), self.found.here())
+
+
+class Searching:
+    """A search for the edits of one layer, called with the numbers of those that are searched for together."""
+
+    def __init__(self, method: Any, model: Model, encoder: TextEncoder, layer: int, edits: Sequence[Edit]):
+        check_lengths(encoder, edits)
+        others = captions(method.negatives, seed=method.seed)
+        companion = companion_of(model, method, edits, encoder)
+        self.edits, self._method, self._model, self._encoder, self._layer = list(edits), method, model, encoder, layer
+        self._read = reading_for(encoder, method.embedding, others or captions(20), companion, layer)
+        self._compare = comparing(method, model, self._read, others)
+        self._asked = [sentences_of(encoder, self._read, e, searched_of(method), method.filled) for e in edits]
+
+    def groups(self) -> list[list[int]]:
+        """Numbers of the edits that are searched for together."""
+        return groups_of(self._encoder, self._asked, self._method.batch)
+
+    def in_parts(self, groups: Sequence[list[int]]) -> list[Part]:
+        """What the edits of all groups need; a group is halved where the device's memory does not hold it."""
+        return [part for _, part in fitted(self, ((group,) for group in groups), f"facts in {self._encoder.name}")]
+
+    def __call__(self, group: list[int]) -> Part:
+        """What these edits need."""
+        method, encoder, read = self._method, self._encoder, self._read
+        sentences, these = [self._asked[at] for at in group], [self.edits[at] for at in group]
+        begun = starting(encoder, self._layer, sentences, read)
+        contexts = len(searched_of(method))
+        searched = fewer(encoder, self._layer, read, begun, sentences, contexts)
+        forward, candidates = self._compare(*searched, these)
+        scale, how = scale_of(method, begun), search_of(method, self.edits)
+        places, shifts = zip(*(places_of(method, begun, number) for number in range(len(group))))
         with frozen(encoder.module, read.projection):
-            label = f"search in {encoder.name}, {len(these)} of {len(edits)} facts"
+            label = f"search in {encoder.name}, {len(these)} of {len(self.edits)} facts"
             wanted = (forward, read.of_states, candidates, scale, encoder.width, how)
-            return values.find(*wanted, progress=model.progress, label=label)
-
-    groups = ((group,) for group in groups_of(encoder, asked, method.batch))
-    done, parts = zip(*fitted(searched, groups, f"facts in {encoder.name}"))
-    order = [at for (group,) in done for at in group]
-    found = values.Found.of_all(parts).at(sorted(range(len(order)), key=order.__getitem__))
-    places, shifts = zip(*(placed[at] for at in range(len(edits))))
-    return Wanted(list(places), doubled(found.offsets) + torch.stack(shifts), found.here())
+            found = values.find(*wanted, progress=self._model.progress, label=label)
+        return Part(group, list(places), torch.stack(shifts), found)
 
 
 def _away(model: Model, method: Any, read: Reading, others: Sequence[str]) -> Tensor:

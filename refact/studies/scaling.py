@@ -7,25 +7,20 @@ unedited model, which the others are measured against) and one number of facts.
 
 from __future__ import annotations
 
-import itertools
+import functools
 import json
 import random
 import resource
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from ..edits import Edit, distinct
-from ..encoders.encoder import TextEncoder
 from ..errors import RefactError
 from ..evidence.bench import begin, folder_name
 from ..evidence.cases import Probe, hints, told_to
@@ -35,17 +30,18 @@ from ..evidence.provenance import form_of
 from ..evidence.results import read_json
 from ..models.corpus import captions
 from ..models.model import Model
+from ..models.parallel import Cluster, spread
 from ..patch import Patch
 from ..progress import Progress, plainly
 from ..trust import disk
 from ..trust.runs import rows as rows_of
 from ..verification import source_of
+from .looking import FEATURES, Clean, Seeing, probe_of, texts
 
 WAYS = ("at once", "in sequence", "alone")
 STEPS = 20  # patches that a sequence is made of, at most
 UNTOUCHED = 1000  # prompts that no fact is about
 FILE = "scale.json"  # of the study's folder
-FEATURES = ("texts", "before", "after")  # of untouched prompts, by the judge
 LOOKED_AT = 150  # facts, and untouched prompts, whose pictures are judged, at most
 
 
@@ -135,13 +131,15 @@ def scale(
     judge: Judge | None = None,
     autocast: str | None = None,
     keep: bool = False,
+    cluster: Cluster | None = None,
     progress: Progress = plainly,
 ) -> list[Row]:
     """A row for each method, way and count; `out`/scale.json keeps them, and those that are there are not made again.
 
     others: each fact in other words, last those that no alias gives away. untouched: prompts that no fact is about;
     captions of the corpus by default. Raises RefactError for more facts than were given, DataError where `out` holds
-    a study with other settings. keep: save the patches of the rows made now, in `out`.
+    a study with other settings. keep: save the patches of the rows made now, in `out`. cluster: over whose workers the
+    rows are spread, the long ones first.
     """
     path, counts = Path(out) / FILE, sorted(set(counts))
     if unknown := [way for way in ways if way not in WAYS]:
@@ -162,22 +160,62 @@ def scale(
         ),
         [],
     )
-    seeing = Seeing(judge, autocast, untouched[:LOOKED_AT]) if judge else None
-    clean = Clean(model)
-    for name, way, count in progress([w for w in wanted if w not in made], "scale", len(wanted) - len(made)):
-        about = (list(facts[:count]), list(others[:count]), untouched)
-        row, patches = _row(model, name, way, methods[name], *about, clean, seeing)
-        rows.append(row)
-        for number, patch in enumerate(patches if keep else ()):
-            patch.save(path.parent / f"{folder_name(name)}-{folder_name(way)}-{count}-{number}.safetensors")
+    units = [Unit(*unit) for unit in wanted if unit not in made]
+    if cluster is not None:
+        units.sort(key=lambda unit: -unit.count)
+    make = functools.partial(Measuring, dict(methods), list(facts), list(others), untouched, autocast, keep)
+    order = {unit: at for at, unit in enumerate(wanted)}
+    before, new = rows, []
+    for row, patches in progress(spread(make, [model, judge], units, cluster), "scale", len(units)):
+        new.append(row)
+        rows = before + sorted(new, key=lambda one: order[one.method, one.way, one.count])
+        for number, patch in enumerate(patches):
+            stem = f"{folder_name(row.method)}-{folder_name(row.way)}-{row.count}"
+            patch.save(path.parent / f"{stem}-{number}.safetensors")
         disk.write(path, json.dumps([asdict(row) for row in rows], indent=1).encode())
     return rows
 
 
+@dataclass(frozen=True)
+class Unit:
+    """A row that is to be made."""
+
+    method: str
+    way: str
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.way} with {self.count}"
+
+
+class Measuring:
+    """A model, and a judge or none, called with units: the row of each, and its patches where they are to be kept."""
+
+    def __init__(
+        self,
+        methods: Mapping[str, Any],
+        facts: list[Edit],
+        others: list[Sequence[Probe]],
+        untouched: list[str],
+        autocast: str | None,
+        keep: bool,
+        model: Model,
+        judge: Judge | None,
+    ):
+        self._methods, self._facts, self._others, self._untouched = methods, facts, others, untouched
+        self._model, self._keep, self._clean = model, keep, Clean(model)
+        self._seeing = Seeing(judge, autocast, untouched[:LOOKED_AT]) if judge else None
+
+    def __call__(self, unit: Unit) -> tuple[Row, list[Patch]]:
+        """Of one unit."""
+        about = (self._facts[: unit.count], self._others[: unit.count], self._untouched)
+        row, patches = _row(self._model, unit, self._methods[unit.method], *about, self._clean, self._seeing)
+        return row, patches if self._keep else []
+
+
 def _row(
     model: Model,
-    name: str,
-    way: str,
+    unit: Unit,
     method: Any,
     facts: list[Edit],
     others: list[Sequence[Probe]],
@@ -185,7 +223,7 @@ def _row(
     clean: Clean,
     seeing: Seeing | None,
 ) -> tuple[Row, list[Patch]]:
-    begun = time.perf_counter()
+    begun, name, way = time.perf_counter(), unit.method, unit.way
     try:
         patches = _MAKERS[way](model, told_to(method, facts), method)
     except RefactError as error:
@@ -196,9 +234,9 @@ def _row(
     parts = len(facts) if way == "alone" else 1  # each fact alone answers for a part of the untouched prompts
     for i in range(parts):
         active, mine = patches[i::parts], facts[i::parts]
-        seen = _texts(model, clean, mine, active, untouched[i % len(untouched) :: parts])
+        seen = texts(model, clean, mine, active, untouched[i % len(untouched) :: parts])
         if seeing:
-            shown, again = ([*map(_probe, facts)][:LOOKED_AT][i::parts], others[:LOOKED_AT][i::parts])
+            shown, again = ([*map(probe_of, facts)][:LOOKED_AT][i::parts], others[:LOOKED_AT][i::parts])
             seen |= seeing(model, shown, again, seeing.untouched[i % len(seeing.untouched) :: parts], active)
         for key, values in seen.items():
             found.setdefault(key, []).extend(values)
@@ -245,92 +283,6 @@ def peak() -> float:
 
 
 _MAKERS = {"at once": at_once, "in sequence": sequence, "alone": alone}
-
-
-class Clean:
-    """Pooled states under the unedited encoder, every text read once."""
-
-    def __init__(self, model: Model):
-        self._encoder = _encoder(model)
-        self._known: dict[str, Tensor] = {}
-
-    def __call__(self, texts: Sequence[str]) -> Float[Tensor, "n d"]:
-        """Of these texts."""
-        if new := [text for text in dict.fromkeys(texts) if text not in self._known]:
-            self._known |= dict(zip(new, self._encoder.embed(new)))
-        return torch.stack([self._known[text] for text in texts])
-
-
-def _encoder(model: Model) -> TextEncoder:
-    """The first text encoder as it is now, in float32."""
-    return next(iter(model.encoders.values())).in_float32()
-
-
-def _texts(
-    model: Model, clean: Clean, facts: list[Edit], patches: Sequence[Patch], untouched: list[str]
-) -> dict[str, list]:
-    targets, sources = clean([str(fact.new) for fact in facts]), clean([_probe(fact).old for fact in facts])
-    before = clean(untouched)
-    with _active(model, patches):
-        both = _encoder(model).embed([*(fact.prompt for fact in facts), *untouched])
-    asked, after = both[: len(facts)], both[len(facts) :]
-    holds = (asked - targets).norm(dim=1) < (asked - sources).norm(dim=1)
-    return {"holds": holds.tolist(), "drift": ((after - before).norm(dim=1) / before.norm(dim=1)).tolist()}
-
-
-def _probe(fact: Edit) -> Probe:
-    return Probe(fact.prompt, source_of(fact), str(fact.new), str(fact.new))
-
-
-@dataclass(frozen=True)
-class Seeing:
-    """What a judge sees in pictures, one of each prompt."""
-
-    judge: Judge
-    autocast: str | None
-    untouched: list[str]  # what an untouched prompt's picture may be named
-
-    def __call__(
-        self,
-        model: Model,
-        facts: list[Probe],
-        others: list[Sequence[Probe]],
-        untouched: list[str],
-        patches: Sequence[Patch],
-    ) -> dict[str, list]:
-        """Of each fact, in its own and in other words: is it the target? Of each untouched prompt: is it as before?
-
-        And the judge's features of the untouched prompts, of their pictures before and of those after.
-        """
-        again = [probe for some in others for probe in some]
-        last = [probe is some[-1] for some in others for probe in some]
-        asked = [(p.new, p.old) for p in (*facts, *again)]
-        asked += zip(untouched, itertools.cycle([fact.new for fact in facts]))
-        before = self.draw(model, untouched)
-        with _active(model, patches):
-            after = self.draw(model, [*(p.prompt for p in (*facts, *again)), *untouched])
-        hits = [bool(np.argmax(self.judge.logits([image], texts)) == 0) for image, texts in zip(after, asked)]
-        ends = len(facts), len(facts) + len(again)
-        seen = {"pictures": hits[: ends[0]], "reworded": hits[ends[0] : ends[1]], "specific": hits[ends[1] :]}
-        seen["untold"] = [hit for hit, untold in zip(seen["reworded"], last) if untold]
-        return seen | (self._compared(untouched, before, after[ends[1] :]) if untouched else {})
-
-    def _compared(self, prompts: list[str], before: list[Any], after: list[Any]) -> dict[str, list]:
-        one, other = (self.judge.logits(images, self.untouched).argmax(1) for images in (before, after))
-        rows = (self.judge.of_texts(prompts), self.judge.of_images(before), self.judge.of_images(after))
-        return {"kept": (one == other).tolist()} | {name: list(row) for name, row in zip(FEATURES, rows)}
-
-    def draw(self, model: Model, prompts: Sequence[str]) -> list[Any]:
-        """The prompts' pictures."""
-        made = model.generate(prompts, [0], batch_size=32, autocast=self.autocast) if prompts else []
-        return [picture.image for picture in made]
-
-
-def _active(model: Model, patches: Sequence[Patch]) -> ExitStack:
-    with ExitStack() as stack, torch.no_grad():
-        for patch in patches:
-            stack.enter_context(patch.applied(model))
-        return stack.pop_all()
 
 
 def read(folder: str | Path) -> list[Row]:
