@@ -26,7 +26,7 @@ from .model import Model, load
 
 RETRIES = 3  # of one unit, when the worker that does it dies
 ANSWER = 10  # seconds that a cluster has to answer
-PATIENCE = 60  # seconds without any worker after which a line says what is waited for
+PATIENCE = 600  # seconds without any worker that has its model, after which a line says what is waited for
 ENOUGH = 8  # units that fail before no more are begun
 
 T = TypeVar("T")
@@ -276,7 +276,8 @@ class _Crew:
             done, _ = self._ray.wait([*self._starting, *self._busy], timeout=PATIENCE)
             if not done and not self._busy:
                 need = f"{self._cpus:g} CPUs and {self._gpus:g} GPUs"
-                warnings.warn(f"no worker yet: each needs {need}; the cluster may be busy or smaller", stacklevel=1)
+                said = f"no worker has its model after {PATIENCE // 60} minutes: each needs {need}"
+                warnings.warn(f"{said}; the cluster may be busy or smaller", stacklevel=1)
             for ref in done:
                 if ref in self._starting:
                     self._started(self._starting.pop(ref), ref)
