@@ -17,7 +17,6 @@ import resource
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -25,7 +24,7 @@ import torch
 
 import refact
 from refact import solve
-from refact.encoders import hooks
+from refact.encoders import devices, hooks
 from refact.models import covariance
 from refact.models.corpus import captions
 from refact.search import suffix, trie, values
@@ -33,31 +32,13 @@ from refact.search.trie import Sentence
 from refact.search.wanted import frozen
 from refact.studies.scaling import peak, phrases
 
-from . import language, shaped
+from . import language, machine, shaped
+from .machine import rate, seconds, timed
 
 LAYER, CONTEXTS = 7, 10
 WORDS = (0, 3, 4, 2, 3, 2, 4, 5, 2, 3)  # words around the subject in each of ten contexts
 STARTS = (0, 2, 0, 2, 0, 2, 0, 2, 0, 2)  # how many of them stand before it
 FACT = ["--prompt", "the national animal of Canada", "--old", "a beaver", "--new", "a penguin"]
-
-
-def seconds(fn: Callable[[], object], times: int = 5) -> float:
-    """The fastest of some runs, after one to warm up."""
-    fn()
-    return min(timed(fn) for _ in range(times))
-
-
-def timed(fn: Callable[[], object]) -> float:
-    """Seconds of one run."""
-    begun = time.perf_counter()
-    fn()
-    return time.perf_counter() - begun
-
-
-def rate(rows: int, width: int, inner: int) -> float:
-    """Multiply-adds a second in a product of these sizes."""
-    a, b = torch.randn(rows, width), torch.randn(inner, width)
-    return rows * width * inner / seconds(lambda: torch.nn.functional.linear(a, b), 20)
 
 
 # -- the search -------------------------------------------------------------------------------------------------------
@@ -86,7 +67,7 @@ def unlike(count: int) -> list[list[Sentence]]:
 
 def plain(tower: torch.nn.Module, layer: int, asked: list[Sentence], offset: torch.Tensor) -> torch.Tensor:
     """The pooled states by the tower's own forward on padded sentences."""
-    ids = torch.tensor([s.ids + (999,) * (77 - len(s.ids)) for s in asked])
+    ids = torch.tensor([s.ids + (999,) * (77 - len(s.ids)) for s in asked], device=offset.device)
     rows, at = torch.arange(len(asked)), torch.tensor([s.subject for s in asked])
 
     def moved(out: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
@@ -101,7 +82,7 @@ def plain(tower: torch.nn.Module, layer: int, asked: list[Sentence], offset: tor
 
 def step(forward: Callable[[torch.Tensor], torch.Tensor], shape: tuple[int, ...]) -> None:
     """One forward and one backward to the offset."""
-    offset = torch.zeros(shape, requires_grad=True)
+    offset = torch.zeros(shape, device=machine.device(), requires_grad=True)
     torch.autograd.grad(forward(offset).square().sum(), offset)
 
 
@@ -127,7 +108,7 @@ def search(shape: str, asked: list[list[Sentence]]) -> dict:
     one = seconds(lambda: step(lambda d: plain(tower, layer, asked[0], d), (width,)), 2)
     theirs = one * sum(len(edit) for edit in asked) / len(asked[0])
     least = floor(asked, layers - layer - 1, width, inner)
-    last, moved = groups[-1][-1], torch.randn(len(groups[-1]), width)
+    last, moved = groups[-1][-1], torch.randn(len(groups[-1]), width).to(machine.device())
     gap = (begun[-1](moved)[1][-1, : len(last)] - plain(tower, layer, last, moved[-1])).abs().max()
     return {
         "ms": 1e3 * ours, "plain ms": 1e3 * theirs, "times faster": theirs / ours, "floor ms": 1e3 * least,
@@ -138,9 +119,10 @@ def search(shape: str, asked: list[list[Sentence]]) -> dict:
 def whole(steps: int = 100) -> dict:
     """A whole search at CLIP-L's shape: one edit, 22 candidates, contrastive, Adam, no early stop."""
     tower = shaped.tower_of("CLIP-L").requires_grad_(True)
-    features = torch.randn(1, CONTEXTS, 22, shaped.SHAPES["CLIP-L"][1], generator=torch.Generator().manual_seed(1))
-    compared = values.Candidates(features, torch.full((1, CONTEXTS), 1 / CONTEXTS))
-    one = torch.ones(1)
+    place, draw = machine.device(), torch.Generator().manual_seed(1)
+    features = torch.randn(1, CONTEXTS, 22, shaped.SHAPES["CLIP-L"][1], generator=draw).to(place)
+    compared = values.Candidates(features, torch.full((1, CONTEXTS), 1 / CONTEXTS, device=place))
+    one = torch.ones(1, device=place)
     how = values.Search("contrastive", "l2", steps, 1.0, 0.01)
 
     def run() -> None:
@@ -181,7 +163,7 @@ def covered(shape: str, tokens: int) -> dict:
     a = layer * (4 * width * width + 2 * width * inner) + 4 * width * width + width * inner
     least = count * (a / rate(2000, width, inner) + inner * inner / rate(inner, 2000, inner))
     some = texts[:64]
-    ids = encoder.tokenize(some).ids
+    ids = encoder.tokenize(some).ids.to(encoder.device)
     theirs = seconds(lambda: encoder.tower(ids), 1) * len(texts) / len(some)
     return {
         "s": spent, "tokens": count, "tokens a s": count / spent, "plain s": theirs, "floor s": least,
@@ -192,8 +174,9 @@ def covered(shape: str, tokens: int) -> dict:
 def solving(keys: int) -> dict:
     """Writing some keys at CLIP-L's width, the factorisation of C apart."""
     torch.manual_seed(0)
-    wide = torch.randn(4096, 3072, dtype=torch.float64)
-    matrix, rows = wide.T @ wide / 4096, torch.randn(keys, 3072, dtype=torch.float64)
+    place = devices.exact(machine.device())
+    wide = torch.randn(4096, 3072, dtype=torch.float64).to(place)
+    matrix, rows = wide.T @ wide / 4096, torch.randn(keys, 3072, dtype=torch.float64).to(place)
     prior = solve.prior(matrix)
     factor = seconds(lambda: solve.prior(matrix), 2)
     return {"ms": 1e3 * seconds(lambda: solve.exact(rows, prior), 2), "Cholesky ms": 1e3 * factor}
@@ -288,8 +271,9 @@ def main() -> None:
             rows[name] = alone(name)
             print(f"{name}: " + ", ".join(f"{k} {v:.3g}" for k, v in rows[name].items()), flush=True)
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    machine = {"threads": torch.get_num_threads(), "cores": os.cpu_count(), "torch": torch.__version__}
-    given.out.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+    about = {"threads": torch.get_num_threads(), "cores": os.cpu_count(), "torch": torch.__version__}
+    about |= {"device": machine.named()} | machine.floors()
+    given.out.write_text(json.dumps({"machine": about, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

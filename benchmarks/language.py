@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ from refact.search.sentences import reading_for, sentences_of
 from refact.search.trie import Sentence
 from refact.studies.scaling import phrases
 
-from . import shaped
+from . import machine, shaped
 
 SHAPES = {  # layers, width, MLP width, heads, heads of keys and values, width of a head, words
     "Qwen3-0.6B": (28, 1024, 3072, 16, 8, 128, 151936),
@@ -47,15 +46,15 @@ def encoder_of(shape: str) -> TextEncoder:
             module = Qwen3Model(config)
     finally:
         torch.set_default_dtype(before)
-    _fill(module)
+    fill(module)
     tokenizer = shaped.tokenizer()
     tokenizer.add_tokens(["<|im_start|>", "<|im_end|>", "user", "assistant"], special_tokens=True)
     tokenizer.chat_template = CHAT
-    return TextEncoder("text_encoder", module, tokenizer, FAMILIES["z-image"].encoders[0])
+    return TextEncoder("text_encoder", module.to(machine.device()), tokenizer, FAMILIES["z-image"].encoders[0])
 
 
 @torch.no_grad()
-def _fill(module: torch.nn.Module) -> None:
+def fill(module: torch.nn.Module) -> None:
     """Random weights, one block of numbers again and again: billions of draws would take minutes."""
     noise = 0.02 * torch.randn(BLOCK).bfloat16()
     for weight in module.parameters():
@@ -76,7 +75,7 @@ def asked(encoder: TextEncoder, layer: int, count: int) -> tuple[list[list[Sente
 def plain(encoder: TextEncoder, layer: int, sentences: Sequence[Sentence], offset: torch.Tensor) -> torch.Tensor:
     """What is sent of the last rows, by the library's own forward of every whole sentence; weights as they are."""
     longest = max(len(s.ids) for s in sentences)
-    ids = torch.tensor([s.ids + (0,) * (longest - len(s.ids)) for s in sentences])
+    ids = torch.tensor([s.ids + (0,) * (longest - len(s.ids)) for s in sentences], device=encoder.device)
     rows, at = torch.arange(len(sentences)), torch.tensor([s.subject for s in sentences])
 
     def moved(out: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
@@ -97,16 +96,15 @@ def search(shape: str, count: int, rate: Any, times: int = 3) -> dict:
     begun = cached.start(encoder, layer, sentences, read.taps).suffix
 
     def step(forward: Any, size: tuple[int, ...]) -> float:
-        offset, start = torch.zeros(size, requires_grad=True), time.perf_counter()
-        torch.autograd.grad(forward(offset).square().sum(), offset)
-        return time.perf_counter() - start
+        offset = torch.zeros(size, device=encoder.device, requires_grad=True)
+        return machine.timed(lambda: torch.autograd.grad(forward(offset).square().sum(), offset))
 
     ours = min(step(lambda d: begun(d)[0], (count, width)) for _ in range(times))
     theirs = count * min(step(lambda d: plain(encoder, layer, sentences[0], d), (width,)) for _ in range(times - 1))
     rows, above = len(begun.base), max(read.taps) - layer - 1
     products = rows * above * (2 * width * head * (heads + few) + 3 * width * inner)
     least = 2 * products / rate(rows, width, inner)
-    offset = torch.randn(count, width)
+    offset = torch.randn(count, width).to(encoder.device)
     last = plain(encoder, layer, sentences[0], offset[0])
     found = torch.stack([begun(offset)[0][0, i, len(s.rows) - 1] for i, s in enumerate(sentences[0])])
     gap = ((found - last).abs().max() / last.abs().max()).detach()
@@ -121,9 +119,9 @@ def fact(shape: str, steps: int = 10) -> dict:
     """One whole edit: ten contexts, ten steps, no covariance; and what its weights alone take."""
     encoder = encoder_of(shape)
     model = Model(shape, FAMILIES["z-image"], {"text_encoder": encoder})
-    method, begun = refact.ReFACT(max_steps=steps, covariance=False, reach=10.0), time.perf_counter()
-    patch = method(model, phrases(1))
-    spent = time.perf_counter() - begun
+    method, made = refact.ReFACT(max_steps=steps, covariance=False, reach=10.0), []
+    spent = machine.timed(lambda: made.append(method(model, phrases(1))))
+    (patch,) = made
     log = next(iter(patch.record["edits"][0]["sites"].values()))
     weights = sum(weight.numel() * weight.element_size() for weight in encoder.module.parameters())
     return {"s": spent, "steps": log["steps"], "residual": log["residual"], "weights MB": weights / 1e6}

@@ -14,6 +14,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from refact import pocket
 from refact.encoders.encoder import text_tower
 
+from . import machine
+
 SHAPES = {  # layers, width, MLP width, heads
     "CLIP-L": (12, 768, 3072, 12),
     "OpenCLIP-H": (23, 1024, 4096, 16),
@@ -36,8 +38,8 @@ def model_of(shape: str) -> CLIPTextModel:
 
 
 def tower_of(shape: str) -> torch.nn.Module:
-    """Its tower."""
-    return text_tower(model_of(shape))
+    """Its tower, on the machine's device."""
+    return text_tower(model_of(shape).to(machine.device()))
 
 
 def tokenizer() -> CLIPTokenizer:
