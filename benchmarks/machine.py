@@ -1,4 +1,4 @@
-"""The machine that is measured: its device, its clock, and what it can do at most, so that each figure has its floor."""
+"""The machine that is measured: its device, its clock, and its rates, from which each figure gets its floor."""
 
 from __future__ import annotations
 

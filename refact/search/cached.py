@@ -291,7 +291,8 @@ def _filled(nodes: Nodes, device: torch.device) -> Int[Tensor, "e c s"]:
     """The nodes that are read, sentences and rows repeated to one number."""
     count, longest = max(map(len, nodes.read)), max(len(rows) for sentences in nodes.read for rows in sentences)
     full = [[[*rows, *rows[-1:] * (longest - len(rows))] for rows in sentences] for sentences in nodes.read]
-    return torch.tensor([[*sentences, *[sentences[0]] * (count - len(sentences))] for sentences in full], device=device)
+    rows = [[*sentences, *[sentences[0]] * (count - len(sentences))] for sentences in full]
+    return torch.tensor(rows, dtype=torch.int64, device=device)  # also where no row is read
 
 
 def states(encoder: TextEncoder, sentences: Sequence[Sentence], taps: Sequence[int]) -> list[Float[Tensor, "_ k"]]:
