@@ -63,7 +63,7 @@ class Decoder:
 
     def pool(self, states: Float[Tensor, "n t d"], ends: Int[Tensor, " n"]) -> Float[Tensor, "n d"]:
         """The mean of the rows that the frame writes after the prompt; the last row where it writes none."""
-        at = ends[:, None] - torch.arange(self.tail)
+        at = ends[:, None] - torch.arange(self.tail, device=ends.device)
         return states[torch.arange(len(ends))[:, None], at].mean(1)
 
     def embedded(self, ids: Int[Tensor, "n t"]) -> Float[Tensor, "n t d"]:

@@ -38,7 +38,7 @@ class T5:
 
     def pool(self, states: Float[Tensor, "n t d"], ends: Int[Tensor, " n"]) -> Float[Tensor, "n d"]:
         """The mean of the rows up to [EOS]."""
-        kept = (torch.arange(states.shape[1]) <= ends[:, None]).to(states)
+        kept = (torch.arange(states.shape[1], device=ends.device) <= ends[:, None]).to(states)
         return (states * kept[..., None]).sum(1) / kept.sum(1, keepdim=True)
 
     def mask(self, ids: Int[Tensor, "n t"], tokenizer: Any, row: EncoderRow) -> Int[Tensor, "n t"] | None:
