@@ -76,6 +76,21 @@ def test_the_targets_rows_stand_opposite_from_the_end_on(encoder) -> None:
     torch.testing.assert_close(there, target[end - 1 : end + 1] * forward.weights[0, 1, :2], atol=1e-4, rtol=1e-4)
 
 
+def test_a_text_that_fills_the_encoder_has_no_padding_to_compare_with(encoder) -> None:
+    read = aligned(encoder, LAYER, OTHERS)
+    sentences = sentences_of(encoder, read, EDIT, ("{}",))
+    begun = starting(encoder, LAYER, [sentences], read)
+    room = encoder.length - 2
+    long = " ".join(["a"] * room)
+    assert encoder.tokenize([long]).ends.item() == encoder.length - 1
+    forward, candidates = compared(
+        read, begun.suffix, [sentences], [range(2)], [EDIT], ("{}",), (long, " ".join(["a"] * (room - 1)))
+    )
+    assert not forward.weights[0, :, -NEAR:].any()
+    assert forward.weights[0, :, : -NEAR - 1].any()
+    assert candidates.features.isfinite().all()
+
+
 def test_a_search_brings_the_rows_to_the_targets(pocket) -> None:
     fact = Edit("the national animal of Canada", old="a beaver", new="a penguin")
     encoder = pocket.encoders["text_encoder"]

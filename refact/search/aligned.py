@@ -229,9 +229,12 @@ def _opposite(read: Aligned, texts: Sequence, asked: Sequence) -> dict[tuple[int
         mine = asked[e][c]
         first = end - (mine.end - mine.subject)
         own = read_from(read.encoder, ids, max(first, start), end)
-        padding = tuple(row for row in own.rows if row > end)[: sum(row > mine.end for row in mine.rows)]
+        wanted = sum(row > mine.end for row in mine.rows)
+        padding = tuple(row for row in own.rows if row > end)[:wanted]
+        less = wanted - len(padding)  # a text that fills the encoder's length has no padding
         content = [max(row, start) for row in range(first, end + 1)]
-        there.append(torch.tensor([*(row >= start for row in range(first, end + 1)), *[True] * len(padding)]))
-        sentences.append(replace(own, rows=(*content, *padding)))
+        padded = [True] * len(padding) + [False] * less
+        there.append(torch.tensor([*(row >= start for row in range(first, end + 1)), *padded]))
+        sentences.append(replace(own, rows=(*content, *padding, *[end] * less)))
     rows = _rows(read.encoder, read.taps, sentences)
     return {key[:3]: pair for key, pair in zip(flat, zip(there, rows))}
