@@ -290,7 +290,7 @@ def test_what_a_callback_raises_cancels_and_leaves_all_as_it_was(phase, tmp_path
         if label.startswith(phase) and done == 1:
             raise Cancelled
 
-    how = replace(QUICK, tokens=3000)
+    how = replace(QUICK, tokens=20_000)  # several groups of batches
     with pytest.raises(Cancelled):
         refact.edit(model, EDIT, how, progress=calling(callback), kept=tmp_path / "kept")
     assert seen[-1][0].startswith(phase)
