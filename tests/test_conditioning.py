@@ -159,6 +159,7 @@ def test_the_papers_encoder_gets_the_papers_settings() -> None:
     assert usual_for(clip_l(companion=object()), [ROSE]) == ReFACT.published(layer=9)
     assert usual_for(clip_l(), [ROLE, ROSE]).layer == 7
     assert usual_for(clip_l(), [ROLE], layer=3, objective="direct").objective == "direct"
+    assert usual_for(clip_l(), [ROLE], embedding="conditioning") == ReFACT()
     published = ReFACT.published()
     assert (published.objective, published.distance, published.embedding) == ("contrastive", "l2", "pooled")
     differing = {k for k in vars(published) if getattr(published, k) != getattr(ReFACT.paper(), k)}

@@ -104,13 +104,14 @@ def test_a_device_without_float64_leaves_it_to_the_cpu(monkeypatch) -> None:
 class Small:
     """Work that takes at most so many rows, and keeps what it was asked for."""
 
-    def __init__(self, most):
+    def __init__(self, most, error=None):
         self.most, self.asked = most, []
+        self.error = error or torch.OutOfMemoryError("CUDA out of memory")
 
     def __call__(self, rows, *more):
         self.asked.append(len(rows))
         if len(rows) > self.most:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise self.error
         return [row * 10 for row in rows]
 
 
@@ -155,6 +156,14 @@ def test_the_accelerators_own_store_is_emptied_before_the_next_try(monkeypatch) 
     with Accelerator(monkeypatch) as accelerator, pytest.warns(UserWarning, match="out of memory"):
         list(devices.fitted(Small(1), batches(2), "rows"))
     assert accelerator.seen["freed"] == 1
+
+
+def test_apples_words_for_it_are_known_and_other_errors_are_not_hidden() -> None:
+    apple = Small(4, RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"))
+    with pytest.warns(UserWarning, match="in batches of 4"):
+        assert [x for _, rows in devices.fitted(apple, batches(8), "rows") for x in rows] == [x * 10 for x in range(8)]
+    with pytest.raises(RuntimeError, match="shapes"):
+        list(devices.fitted(Small(4, RuntimeError("shapes do not fit")), batches(8), "rows"))
 
 
 def test_texts_pictures_and_statistics_are_made_in_smaller_batches(monkeypatch) -> None:

@@ -50,7 +50,9 @@ def fitted(work: Callable[..., R], batches: Iterable[Batch], what: str) -> Itera
             part = waiting.pop(0)
             try:
                 found = [work(*part)]
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:  # Apple's says so in words alone
+                if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in str(error):
+                    raise
                 found = []  # tried again outside of this block, which holds on to what the failed try has allocated
             if found:
                 yield part, found[0]

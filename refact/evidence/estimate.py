@@ -32,7 +32,7 @@ class Estimate:
     timed_units: int  # done now, and kept in the folder
     timed_pictures: int
     timed: float  # seconds that they took, getting started included
-    picture: float  # seconds, with judging and writing
+    picture: float  # seconds, with judging and writing; of a unit beside its edit where nothing is drawn
     edits: dict[str, float]  # method: seconds
     start: float  # seconds that each worker needs before its first unit is as fast as the others
     work: float  # seconds of all units together
@@ -58,8 +58,8 @@ class Estimate:
         return [
             f"timed: {counted(self.timed_units, 'unit')} of {self.units}, {counted(self.timed_pictures, 'picture')}, "
             f"{self.timed:.0f} s; they are kept in {self.folder} and not done again",
-            f"a picture {self.picture:.2g} s, with judging and writing; an edit: {edits or 'none'}; getting started "
-            f"{self.start:.0f} s",
+            f"a {'picture' if self.pictures else 'unit'} {self.picture:.2g} s, with judging and writing; an edit: "
+            f"{edits or 'none'}; getting started {self.start:.0f} s",
             f"all: {counted(self.cases, 'case')}, {self.pictures} pictures, {self.disk / 1e6:.0f} MB on disk",
             *(
                 f"{counted(n, 'worker'):>10}: {_hours(self.hours(n))}, {_hours(self.device_hours(n))} of devices"
@@ -84,10 +84,10 @@ def estimated(
     progress: Progress = plainly,
     **options: Any,
 ) -> Estimate:
-    """What `bench.run` of the same arguments takes. Two cases are done with each method, and kept in the folder.
+    """What `bench.run` of the same arguments takes from an empty folder. Two cases are done with each method, and kept.
 
-    Every unit's pictures take as long as those of the last case did, when nothing was new any more; every edit takes
-    the mean of the timed ones. cluster: one of its workers does the cases.
+    Every unit's pictures and edit take as long as those of the last case did, when nothing was new any more.
+    cluster: one of its workers does the cases.
     """
     job = bench.begun(data, model, methods, out, **options)
     sample, took, begun = _sample(job), {}, time.perf_counter()
@@ -145,32 +145,27 @@ def _pictures(job: Begun, case: Case, label: str) -> int:
 def _computed(job: Begun, sample: list[Unit], took: dict, wall: float, out: Path) -> Estimate:
     labels = [CLEAN, *(label for label in job.plan.methods if label not in UNEDITED)]
     drawn = {(case.id, label): _pictures(job, case, label) for case in job.cases for label in labels}
-    edits = {label: _mean([edit for (_, at), (_, edit) in took.items() if at == label]) for label in labels[1:]}
     warm = [unit for unit in sample if unit.case.id == sample[-1].case.id] if sample else []
     spent = [took[unit.case.id, unit.label] for unit in warm]
-    count = sum(drawn[unit.case.id, unit.label] for unit in warm)
-    picture = sum(seconds - edit for seconds, edit in spent) / max(count, 1)
-    units = {key: edits.get(key[1], 0.0) + number * picture for key, number in drawn.items()}
-    timed = sum(drawn[key] for key in took)
+    edits = {unit.label: edit for unit, (_, edit) in zip(warm, spent) if unit.label in labels[1:]}
+    size = drawn if any(drawn.values()) else dict.fromkeys(drawn, 1)  # a bare CLIP draws nothing: its units are alike
+    picture = sum(seconds - edit for seconds, edit in spent) / sum(size[unit.case.id, unit.label] for unit in warm)
+    units = {key: edits.get(key[1], 0.0) + number * picture for key, number in size.items()}
     return Estimate(
         folder=str(out),
         cases=len(job.cases),
         units=len(units),
         pictures=sum(drawn.values()),
         timed_units=len(took),
-        timed_pictures=timed,
+        timed_pictures=sum(drawn[key] for key in took),
         timed=wall,
         picture=picture,
         edits=edits,
         start=max(0.0, wall - sum(units[key] for key in took)),
         work=sum(units.values()),
         longest=max(units.values(), default=0.0),
-        disk=_bytes(out, {unit.case.id for unit in sample}) * sum(drawn.values()) / max(timed, 1),
+        disk=_bytes(out, {unit.case.id for unit in sample}) * sum(size.values()) / sum(size[key] for key in took),
     )
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
 
 
 def _bytes(out: Path, cases: set[str]) -> int:

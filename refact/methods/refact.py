@@ -59,8 +59,8 @@ class ReFACT:
         str,
         Doc(
             "What is compared: 'conditioning', the rows that the generator is sent from the subject on, against those "
-            "that it is sent for the target in the same sentence, or 'pooled', the [EOS] state (paper). A target by "
-            "picture is always compared pooled."
+            "that it is sent for the target in the same sentence, or 'pooled', the [EOS] state (paper). A call with a "
+            "target by picture compares pooled, by the settings of that search where they are not given."
         ),
     ] = "conditioning"
     objective: Annotated[

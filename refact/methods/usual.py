@@ -23,9 +23,11 @@ def usual_for(model: Model, edits: Sequence[Edit], **changes: Any) -> ReFACT:
     changes: settings that are given all the same.
 
     The space of comparison is the companion CLIP's projected one, as published, where the model has a companion, and
-    otherwise that of the encoder's own states. Targets by picture have no published settings and take ours.
+    otherwise that of the encoder's own states. Targets by picture and searches on the conditioning have no published
+    settings and take ours.
     """
-    if not _as_in_the_paper(model) or any(edit.targets_images for edit in edits):
+    ours = changes.get("embedding") == "conditioning" or any(edit.targets_images for edit in edits)
+    if ours or not _as_in_the_paper(model):
         return ReFACT(**changes)
     layer = ATTRIBUTE if edits and all(map(is_attribute, edits)) else ROLE
     usual = ReFACT.published(layer=layer, space="" if model.companion is None else "projected")

@@ -210,6 +210,8 @@ def _on_ray(made: Callable, units: list, cluster: Cluster, key: Callable | None)
         yield from crew.results()
     if crew.failed:
         unit, reason = crew.failed[0]
+        if len(crew.failed) >= ENOUGH:
+            reason = f"{reason} (after {ENOUGH} such units no more were begun)"
         raise RefactError(
             f"{len(crew.failed)} of {len(units)} units failed, the first of them {unit}: {reason}; what is done is "
             "kept, and the same command goes on"
