@@ -31,6 +31,19 @@ CHAT = "<|im_start|>user\n{{ messages[0].content }}<|im_end|>\n<|im_start|>assis
 BLOCK = 1 << 20
 
 
+def random(cls: Any, config: Any) -> Any:
+    """A module of that class with random bfloat16 weights."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with no_init_weights():
+            module = cls(config)
+    finally:
+        torch.set_default_dtype(before)
+    fill(module)
+    return module
+
+
 def encoder_of(shape: str) -> TextEncoder:
     """An encoder of that shape, read as Z-Image reads its own: the states before the last layer."""
     layers, width, inner, heads, few, head, words = SHAPES[shape]
@@ -39,14 +52,7 @@ def encoder_of(shape: str) -> TextEncoder:
         num_attention_heads=heads, num_key_value_heads=few, bos_token_id=None, eos_token_id=None,
     )  # fmt: skip
     torch.manual_seed(0)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        with no_init_weights():
-            module = Qwen3Model(config)
-    finally:
-        torch.set_default_dtype(before)
-    fill(module)
+    module = random(Qwen3Model, config)
     tokenizer = shaped.tokenizer()
     tokenizer.add_tokens(["<|im_start|>", "<|im_end|>", "user", "assistant"], special_tokens=True)
     tokenizer.chat_template = CHAT

@@ -70,7 +70,6 @@ def many(shape: str, count: int, **how: Any) -> dict[str, float]:
 def t5(shape: str, steps: int = 100) -> dict[str, float]:
     """One edit of a T5 in bfloat16, as FLUX.1 has it."""
     from transformers import T5Config, T5EncoderModel
-    from transformers.initialization import no_init_weights
 
     layers, width, inner, heads = T5[shape]
     words = shaped.tokenizer()
@@ -78,14 +77,7 @@ def t5(shape: str, steps: int = 100) -> dict[str, float]:
         vocab_size=32128, d_model=width, d_ff=inner, d_kv=64, num_layers=layers, num_heads=heads, use_cache=False,
         feed_forward_proj="gated-gelu",
     )  # fmt: skip
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        with no_init_weights():
-            module = T5EncoderModel(config)
-    finally:
-        torch.set_default_dtype(before)
-    language.fill(module)
+    module = language.random(T5EncoderModel, config)
     family = FAMILIES["flux"]
     row = next(row for row in family.encoders if row.kind == "t5")
     encoder = TextEncoder(row.name, module.to(machine.device()), words, row)

@@ -172,11 +172,13 @@ def ladder(model: Model, method: Any) -> list[Rung]:
 
 
 def _otherwise_compared(method: Any) -> list[Rung]:
-    """The settings of this project where the method has others, and what the method does not compare."""
+    """What the method does not compare; of ReFACT with all the settings that it then has by itself."""
     if getattr(method, "embedding", "") == "conditioning":
         return [("the pooled state is compared", POOLED)]
+    if type(method) is not ReFACT:
+        return [("what the generator is sent is compared", {"embedding": "conditioning"})]
     ours = {field.name: getattr(ReFACT(), field.name) for field in dataclasses.fields(ReFACT)}
-    given = {name: getattr(method, name, None) for name in ("layer", "encoders", "corpus", "seed")}
+    given = {name: getattr(method, name) for name in ("layer", "encoders", "corpus", "seed")}
     return [("what the generator is sent is compared, by ReFACT's own settings", ours | given)]
 
 

@@ -11,6 +11,7 @@ from refact import editing
 from refact.editing import Standing
 from refact.errors import EditError
 from refact.methods.crossattention import UCE
+from refact.methods.memit import MEMIT
 from refact.methods.refact import ReFACT
 from refact.verification import climbed
 
@@ -50,6 +51,14 @@ def test_rungs_that_a_method_has_no_setting_for_are_left_out(model):  # noqa: F8
     quick = refact.FineTune(layer=1, steps=1, epochs=1, contexts=2)
     tried = refact.edit(model, CANADA, quick, until_holds=True).record["ladder"]["tried"]
     assert [one["rung"] for one in tried] == ["as asked", "19 contexts", "layer 0", "other wordings by pattern"]
+
+
+def test_another_comparison_leaves_a_methods_own_way_of_writing(model):  # noqa: F811
+    (memit,) = (changes for name, changes in editing.ladder(model, MEMIT(**QUICK)) if "is sent" in name)
+    assert memit == {"embedding": "conditioning"}
+    (published,) = (changes for name, changes in editing.ladder(model, ReFACT.published(layer=1)) if "is sent" in name)
+    assert ReFACT(**published) == ReFACT(layer=1)
+    assert not any("is sent" in name for name, _ in editing.ladder(model, ReFACT()))
 
 
 def test_a_rung_that_is_refused_is_told_and_the_rest_goes_on(model, monkeypatch):  # noqa: F811

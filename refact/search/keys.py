@@ -53,7 +53,7 @@ def keys_with(
         said = [Edit(prompt=text, new=edit.new, subject=noun) for text in (prompt, *other)]
         sentences = [sentence for one in said for sentence in sentences_of(encoder, plain, one, (PLAIN,))]
         begun = starting(encoder, layer, [sentences], plain)
-        keys = begun.keys[0].double()[begun.places[0]]
+        keys = doubled(begun.keys[0])[begun.places[0]]
         found.append((keys[0], keys[1:]))
     return found
 
