@@ -6,12 +6,8 @@ from . import clip, training
 
 TEXT = {"hidden_size": 96, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4}
 IMAGE = {
-    "hidden_size": 128,
-    "intermediate_size": 384,
-    "num_hidden_layers": 5,
-    "num_attention_heads": 4,
-    "patch_size": 8,
-}
+    "hidden_size": 192, "intermediate_size": 576, "num_hidden_layers": 5, "num_attention_heads": 6, "patch_size": 16,
+}  # fmt: skip
 SHAPE = {"text": TEXT, "image": IMAGE, "seed": 77}
 CPU_SHARE = 1 / 16
 
