@@ -27,6 +27,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 from torch.utils.data import DataLoader, Dataset
 
+from .muon import Pair
+
 WORK = Path(os.environ.get("POCKET_WORK", "build/pocket"))  # outside git
 WARM = 100  # steps in which the rate rises, also after a checkpoint without its optimiser
 FLOOR = 0.01  # of the peak: the rate at the end
@@ -56,6 +58,7 @@ class Part(Protocol):
     peak: float
     decay: float  # of weights
     average: float  # what the average keeps of itself each step
+    muon: bool  # whether matrices are Muon's
     kept: dict[str, float]  # numbers that its checkpoint keeps
 
     def begin(self, clock: Clock) -> None:
@@ -197,16 +200,6 @@ class Clock:
         return peak * fall * min(1.0, (self.step - self.fresh + 1) / WARM)
 
 
-def optimiser_of(model: nn.Module, part: Part) -> torch.optim.Optimizer:
-    """AdamW over all that is trained; vectors (biases, norms) do not decay."""
-    parameters = [w for w in model.parameters() if w.requires_grad]
-    groups = [
-        {"params": [w for w in parameters if w.dim() > 1], "weight_decay": part.decay},
-        {"params": [w for w in parameters if w.dim() <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=part.peak, betas=(0.9, 0.98), fused=True)
-
-
 class State:
     """A part on its device with optimisers, average and clock; it is read from, and written to, its checkpoint."""
 
@@ -214,7 +207,7 @@ class State:
         self.part, self.asked, self.clock = part, asked, Clock(asked)
         for model in part.players.values():
             model.to(asked.device).train()
-        self.optimisers = {name: optimiser_of(model, part) for name, model in part.players.items()}
+        self.optimisers = {name: Pair(model, part.peak, part.decay, part.muon) for name, model in part.players.items()}
         if found := load(part.name):
             self.restore(found)
         part.begin(self.clock)
@@ -267,12 +260,10 @@ class State:
             if not losses:
                 continue
             optimiser = self.optimisers[name]
-            for group in optimiser.param_groups:
-                group["lr"] = self.clock.rate(self.part.peak)
             optimiser.zero_grad()
             sum(loss for key, loss in losses.items() if not key.startswith("(")).backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
+            optimiser.step(self.clock.rate(self.part.peak))
             seen |= {key: loss.detach() for key, loss in losses.items()}
         keep = min(self.part.average, (self.clock.step + 1) / (self.clock.step + 10))
         torch._foreach_lerp_(self.shadow, [w.detach() for w in self.own], 1 - keep)

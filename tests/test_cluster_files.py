@@ -78,7 +78,9 @@ def test_the_slurm_script_runs_the_command_on_all_nodes_and_ends(tmp_path) -> No
         (tmp_path / name).chmod(0o755)
     env = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "RAY_TMPDIR": f"/tmp/s{os.getpid()}"}
     env |= {"SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "both", "SLURM_JOB_ID": str(os.getpid())}
-    words = "bench pocket-road-validation --limit 2 --seeds 0 --methods refact,baseline --quiet --workers 2".split()
+    words = shlex.split(
+        "bench pocket-road-validation --limit 2 --seeds 0 --methods refact,baseline --quiet --workers 2"
+    )
     words += ["--cpus-per-worker", "1", "--out", str(tmp_path / "run")]
     done = subprocess.run(["bash", SBATCH, *words], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=400)
     logs = {path.name: path.read_text() for path in tmp_path.glob("*.log")}
