@@ -75,7 +75,7 @@ def apart(one: list[Tensor], other: list[Tensor]) -> Tensor:
 class Autoencoder:
     """The whole autoencoder as a part."""
 
-    peak, decay, average, muon = PEAK, 1e-4, 0.999, False
+    peak, decay, average, muon = PEAK, 1e-4, 0.999, 6.0
 
     def __init__(self, asked: training.Given) -> None:
         self.name, self.model, self.size = "autoencoder", build(), max(2, round(asked.batch * BATCH))

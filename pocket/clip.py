@@ -103,7 +103,7 @@ def contrast(texts: Tensor, images: Tensor, scale: Tensor, alike: Tensor) -> Ten
 class Clip:
     """A CLIP as a part; without swaps (the judge) pictures are spoilt: what it names shall not hang on crispness."""
 
-    peak, decay, average, muon = PEAK, 0.02, 0.999, True
+    peak, decay, average, muon = PEAK, 0.02, 0.999, 1.0
 
     def __init__(self, asked: training.Given, name: str = "clip", swaps: bool = True, **shape: Any) -> None:
         self.name, self.swaps, self.share = name, swaps, min(1.0, asked.batch)

@@ -1,8 +1,7 @@
-"""The optimisers of the parts: Muon for matrices where a part asks for it, AdamW for the rest.
+"""The optimiser of all parts: Muon for matrices, AdamW for the rest.
 
-What the CLIP learns is mostly a long list of facts, and there Muon needs fewer steps than AdamW; the autoencoder
-learns more slowly with it (docs/LOG.md has both measurements). `torch.optim.Muon` takes no convolutions, so this one
-is written here.
+What these models learn is mostly a long list of facts, and there Muon needs fewer steps than AdamW (docs/LOG.md has
+the measurements). `torch.optim.Muon` takes no convolutions, so this one is written here.
 """
 
 from __future__ import annotations
@@ -55,27 +54,23 @@ def orthogonal(g: Tensor, rounds: int = 5) -> Tensor:
 
 
 class Pair:
-    """Both optimisers of a model as one."""
+    """Both optimisers of a model as one; ratio: of Muon's rate to AdamW's."""
 
-    def __init__(self, model: nn.Module, lr: float, decay: float, muon: bool) -> None:
+    def __init__(self, model: nn.Module, lr: float, decay: float, ratio: float) -> None:
         named = [(name, w) for name, w in model.named_parameters() if w.requires_grad]
-        inner = {name for name, w in named if w.dim() > 1 and not any(part in name for part in ADAM)} if muon else set()
+        inner = {name for name, w in named if w.dim() > 1 and not any(part in name for part in ADAM)}
         rest = [w for name, w in named if name not in inner]
-        decays = [w for w in rest if w.dim() > 1 and not muon]
-        groups = [{"params": decays, "weight_decay": decay}] if decays else []
-        if others := [w for w in rest if w.dim() <= 1 or muon]:
-            groups.append({"params": others, "weight_decay": 0.0})
-        self.optimisers: list[torch.optim.Optimizer] = []
+        self.ratio, self.optimisers = ratio, list[torch.optim.Optimizer]()
         if inner:
             self.optimisers.append(Muon([w for name, w in named if name in inner], lr, decay))
-        if groups:
-            self.optimisers.append(torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), fused=True))
+        if rest:
+            self.optimisers.append(torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True))
 
     def step(self, rate: float) -> None:
-        """One step of both at this rate."""
+        """One step of both; rate: AdamW's."""
         for one in self.optimisers:
             for group in one.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * (self.ratio if isinstance(one, Muon) else 1.0)
             one.step()
 
     def zero_grad(self) -> None:

@@ -58,7 +58,7 @@ class Part(Protocol):
     peak: float
     decay: float  # of weights
     average: float  # what the average keeps of itself each step
-    muon: bool  # whether matrices are Muon's
+    muon: float  # of Muon's rate to AdamW's
     kept: dict[str, float]  # numbers that its checkpoint keeps
 
     def begin(self, clock: Clock) -> None:

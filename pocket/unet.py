@@ -95,7 +95,7 @@ def weight_of(times: Tensor, noise_of: DDPMScheduler) -> Tensor:
 class Unet:
     """The UNet as a part, with its pool of latents and the frozen CLIP."""
 
-    name, peak, decay, average, muon = "unet", PEAK, 1e-3, 0.9996, True
+    name, peak, decay, average, muon = "unet", PEAK, 1e-3, 0.9996, 4.0
 
     def __init__(self, asked: training.Given, pool: int | None = None) -> None:
         self.size = max(2, round(asked.batch * BATCH))

@@ -46,7 +46,7 @@ def test_each_weight_has_one_optimiser_and_a_state_goes_on() -> None:
             pair.step(0.01)
 
     whole, parted, later = model(), model(), model()
-    pairs = [Pair(net, 0.01, 0.1, muon=True) for net in (whole, parted, later)]
+    pairs = [Pair(net, 0.01, 0.1, 4.0) for net in (whole, parted, later)]
     muon, adam = (one.param_groups[0]["params"] for one in pairs[0].optimisers)
     assert [w.shape for w in muon] == [(8, 8, 3, 3)]
     assert {id(w) for w in [*muon, *adam]} == {id(w) for w in whole.parameters()}
@@ -56,8 +56,3 @@ def test_each_weight_has_one_optimiser_and_a_state_goes_on() -> None:
     pairs[2].load_state_dict(pairs[1].state_dict())
     steps(later, pairs[2], 2)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), later.parameters()))
-
-
-def test_without_muon_all_is_adamws_and_vectors_do_not_decay() -> None:
-    (one,) = Pair(nn.Linear(4, 4), 0.01, 0.1, muon=False).optimisers
-    assert [(g["weight_decay"], g["params"][0].dim()) for g in one.param_groups] == [(0.1, 2), (0.0, 1)]
