@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import random
 import time
@@ -31,7 +30,7 @@ from .muon import Pair
 
 WORK = Path(os.environ.get("POCKET_WORK", "build/pocket"))  # outside git
 WARM = 100  # steps in which the rate rises, also after a checkpoint without its optimiser
-FLOOR = 0.01  # of the peak: the rate at the end
+FALL, FLOOR = 0.4, 0.01  # the last part of a run, in which the rate falls; where it ends, of the peak
 
 
 @dataclass(frozen=True)
@@ -195,8 +194,11 @@ class Clock:
         return self.asked.minutes is not None and time.monotonic() - self.asked.began >= 60 * self.asked.minutes
 
     def rate(self, peak: float) -> float:
-        """A learning rate that rises over some steps and falls by a cosine."""
-        fall = FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * self.progress()))
+        """A learning rate that rises over some steps, stays, and falls: a run that stays can still be made longer.
+
+        Warmup, stable, decay: arXiv 2405.18392.
+        """
+        fall = max(FLOOR, min(1.0, (1 - self.progress()) / FALL))
         return peak * fall * min(1.0, (self.step - self.fresh + 1) / WARM)
 
 

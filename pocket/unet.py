@@ -7,6 +7,7 @@ of the empty prompt. So it leans on the rows from the subject's last token on.
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,9 @@ from . import autoencoder, clip, scenes, tokenizer, training
 from .prompts import Prompt, arrays, asking, states
 from .render import Scene, compose, row_of
 
-BATCH, PEAK, CPU_SHARE = 1024, 1.0e-3, 1 / 32
-POOL, CPU_POOL, CHUNK = 400_000, 20_000, 500  # scenes whose latents are kept, and how many are made at once
+BATCH, PEAK, CPU_SHARE = 1024, 1.0e-3, 1 / 16
+POOL, CPU_POOL, CHUNK = 400_000, 60_000, 500  # scenes whose latents are kept, and how many are made at once
+MEASURED = 20_000  # of them are their spread's
 SWAPPED, HIDDEN, UNCONDITIONED = 0.4, 0.2, 0.1
 GAMMA = 5.0  # of min-SNR weighting, arXiv 2303.09556
 LEVELS = 5  # of noise, by which losses are told
@@ -65,8 +67,11 @@ def scene_of(index: int) -> Scene:
 
 @torch.no_grad()
 def latents(size: int, device: torch.device, asked: training.Given) -> Tensor:
-    """The latents of the pool's first scenes (size, 16, 16, 16), float16, on the device."""
+    """The latents of the pool's first scenes (size, 16, 16, 16), float16, on the device; a CPU keeps them in a file."""
     encoder = training.trained("autoencoder", autoencoder.build()).encoder.to(device)
+    told, file = {"of": checksum(encoder), "size": size}, training.WORK / "latents.pt"
+    if device.type == "cpu" and file.exists() and (kept := torch.load(file, mmap=True))["told"] == told:
+        return kept["latents"].clone()
     chunks = [np.arange(at, min(at + CHUNK, size)) for at in range(0, size, CHUNK)]
     made = torch.empty(size, autoencoder.LATENTS, 16, 16, dtype=torch.float16, device=device)
     rows = training.batches(lambda at: _rows(chunks[at]), range(len(chunks)), asked.workers)
@@ -74,7 +79,14 @@ def latents(size: int, device: torch.device, asked: training.Given) -> Tensor:
         with training.low(asked):
             pictures = compose(torch.from_numpy(found), device) * 2 - 1
             made[chunks[at][0] : chunks[at][-1] + 1] = encoder(pictures).half()
+    if device.type == "cpu":
+        torch.save({"told": told, "latents": made}, file)
     return made
+
+
+def checksum(module: torch.nn.Module) -> int:
+    """A number of all its weights."""
+    return zlib.crc32(b"".join(w.detach().cpu().numpy().tobytes() for w in module.state_dict().values()))
 
 
 def _rows(indices: np.ndarray) -> np.ndarray:
@@ -106,7 +118,7 @@ class Unet:
         self.empty = empty_rows(self.clip, asked.device)
         self.pool = latents(pool or (CPU_POOL if asked.device.type == "cpu" else POOL), asked.device, asked)
         found = training.load(self.name)
-        self.kept = found["kept"] if found else {"scale": float(1 / self.pool[:CPU_POOL].float().std())}
+        self.kept = found["kept"] if found else {"scale": float(1 / self.pool[:MEASURED].float().std())}
         self.noise_of = DDPMScheduler(**NOISE)
 
     def begin(self, clock: training.Clock) -> None:

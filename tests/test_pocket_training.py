@@ -74,10 +74,13 @@ def test_the_rate_rises_falls_and_follows_the_minutes(monkeypatch: pytest.Monkey
     now = [100.0]
     monkeypatch.setattr(training.time, "monotonic", lambda: now[0])
     clock = training.Clock(training.Given(torch.device("cpu"), minutes=2, planned=4, began=100.0), step=1000, before=60)
-    assert clock.rate(1.0) == pytest.approx(0.01 + 0.99 * 0.5 * (1 + 2**-0.5))
+    assert clock.rate(1.0) == 1.0
     now[0] += 120
     assert clock.over()
     assert clock.progress() == pytest.approx(0.75)
+    assert clock.rate(1.0) == pytest.approx(0.625)
+    now[0] += 120
+    assert clock.rate(1.0) == training.FLOOR
     early = training.Clock(training.Given(torch.device("cpu"), steps=10_000))
     assert early.rate(1.0) < 0.02
 
