@@ -26,7 +26,7 @@ NOISE = 0.05  # added to latents, so that the decoder forgives what the UNet get
 NOISIER = 0.2  # of the second stage: from nothing to so much
 FLAT = 2.0  # beyond it latents are drawn back: the decoder squashes them at 3, where they would say yes or no only
 FOOLED, FEATURES, SEEN = 0.015, 0.4, 0.15  # weights: of fooling the critic, of its features, of the CLIP's
-LATE = 0.15  # of the run: before it there is no critic
+LATE = 0.7  # of the first stage: before it there is no critic, which costs half as much again
 
 
 def build() -> AutoencoderTiny:
