@@ -8,6 +8,7 @@ of the empty prompt. So it leans on the rows from the subject's last token on.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -66,15 +67,20 @@ def scene_of(index: int) -> Scene:
 
 
 @torch.no_grad()
-def latents(size: int, device: torch.device, asked: training.Given) -> Tensor:
-    """The latents of the pool's first scenes (size, 16, 16, 16), float16, on the device; a CPU keeps them in a file."""
+def latents(
+    size: int, device: torch.device, asked: training.Given, scene: Callable[[int], Scene] = scene_of,
+    name: str = "latents.pt",
+) -> Tensor:  # fmt: skip
+    """The latents of a pool's first scenes (size, 16, 16, 16), float16, on the device; a CPU keeps them in a file."""
     encoder = training.trained("autoencoder", autoencoder.build()).encoder.to(device)
-    told, file = {"of": checksum(encoder), "size": size}, training.WORK / "latents.pt"
+    told, file = {"of": checksum(encoder), "size": size}, training.WORK / name
     if device.type == "cpu" and file.exists() and (kept := torch.load(file, mmap=True))["told"] == told:
         return kept["latents"].clone()
     chunks = [np.arange(at, min(at + CHUNK, size)) for at in range(0, size, CHUNK)]
     made = torch.empty(size, autoencoder.LATENTS, 16, 16, dtype=torch.float16, device=device)
-    rows = training.batches(lambda at: _rows(chunks[at]), range(len(chunks)), asked.workers)
+    rows = training.batches(
+        lambda at: _rows([scene(i) for i in chunks[at].tolist()], chunks[at]), range(len(chunks)), asked.workers
+    )
     for at, found in enumerate(rows):
         with training.low(asked):
             pictures = compose(torch.from_numpy(found), device) * 2 - 1
@@ -89,8 +95,8 @@ def checksum(module: torch.nn.Module) -> int:
     return zlib.crc32(b"".join(w.detach().cpu().numpy().tobytes() for w in module.state_dict().values()))
 
 
-def _rows(indices: np.ndarray) -> np.ndarray:
-    return np.array([row_of(scene_of(i), training.rng_of("aside", i)) for i in indices.tolist()])
+def _rows(drawn: list[Scene], indices: np.ndarray) -> np.ndarray:
+    return np.array([row_of(scene, training.rng_of("aside", i)) for scene, i in zip(drawn, indices.tolist())])
 
 
 def weight_of(times: Tensor, noise_of: DDPMScheduler) -> Tensor:
