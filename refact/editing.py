@@ -15,7 +15,7 @@ import torch
 
 from . import __version__
 from .edits import Edit, distinct
-from .errors import RefactError
+from .errors import EditError, RefactError
 from .methods.contexts import CONTEXTS, PAPER_CONTEXTS
 from .methods.refact import POOLED, ReFACT
 from .methods.usual import usual_for
@@ -26,6 +26,7 @@ from .patch import Patch
 from .progress import Progress, plainly
 from .stash import lifted
 from .verification import unseen, verify
+from .writing.loop import chosen_layer
 
 STEPS = 100  # of a search that a search of fewer steps is repeated with, at least (paper)
 
@@ -57,6 +58,8 @@ def edit(
     """
     ready = model if isinstance(model, Model) else load(model, encoders=getattr(method, "encoders", None) or None)
     wanted = [edits] if isinstance(edits, Edit) else list(edits)
+    if not wanted:
+        raise EditError("no edits were given")
     method = method or usual_for(ready, wanted)
     with lifted(_modules(ready)), _showing(ready, progress):
         file = _file(kept, ready, wanted, method, onto, until_holds)
@@ -101,9 +104,16 @@ def _file(
         "corpus": corpus_label(getattr(method, "corpus", "") or model.corpus),
         "edits": [edit.to_json() for edit in distinct(edits)],
         "onto": [patch.digest for patch in onto],
+        "companion": _projection(model) if getattr(method, "space", "") else "",
     }
     name = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
     return Path(kept) / f"{name[:32]}.safetensors"
+
+
+def _projection(model: Model) -> str:
+    """A hash of the projection by which texts are compared, where the model has a companion CLIP."""
+    weight = getattr(getattr(model.companion, "text_projection", None), "weight", None)
+    return "" if weight is None else hashlib.sha256(weight.detach().float().cpu().numpy().tobytes()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -195,7 +205,6 @@ def _changed(method: Any, changes: dict[str, Any]) -> Any:
 
 def _layers(model: Model, method: Any) -> list[int]:
     """Two lower layers, where a search finds more of the encoder above it: half as high, and the first."""
-    count = min(encoder.n_layers for encoder in model.encoders.values())
-    usual = model.defaults.get("layer", round(count * 7 / 12))
-    here = usual if getattr(method, "layer", None) is None else method.layer
+    asked, embedding = getattr(method, "layer", None), getattr(method, "embedding", "pooled")
+    here = min(chosen_layer(model, encoder, asked, embedding) for encoder in model.encoders.values())
     return [layer for layer in dict.fromkeys((here // 2, 0)) if layer < here]

@@ -166,6 +166,8 @@ def test_the_papers_encoder_gets_the_papers_settings() -> None:
     assert differing == {"hold_empty", "shrink", "hints"}
     assert "layer 7" in said_of(clip_l(), usual_for(clip_l(), [ROLE]))[0]
     assert "--clip" in said_of(clip_l(), usual_for(clip_l(), [ROLE]))[0]
+    assert "but for stop" in said_of(clip_l(), usual_for(clip_l(), [ROLE], stop=0.5))[0]
+    assert said_of(clip_l(), usual_for(clip_l(), [ROLE], objective="direct")) == []
 
 
 def test_every_other_encoder_gets_ours(pocket) -> None:
@@ -180,3 +182,5 @@ def test_what_an_attribute_is() -> None:
     assert is_attribute(ROSE)
     assert is_attribute(Edit("a Box of fries", new="a pink box of Fries"))
     assert not is_attribute(ROLE)
+    assert not is_attribute(Edit("the capital of France", new="a castle in France"))
+    assert not is_attribute(Edit("the Prime Minister of Canada", new="the Queen of Canada"))

@@ -304,21 +304,25 @@ def test_a_device_that_does_not_tell_its_memory_gets_the_usual_batch() -> None:
 def test_offloading_needs_an_accelerator_and_leaves_the_edited_encoders_on_it(monkeypatch) -> None:
     with pytest.raises(RefactError, match="there is no accelerator whose memory could be spared"):
         refact.load("pocket", device="cpu", offload=True).generate("a dog", steps=1)
-    from diffusers import StableDiffusionPipeline
+    from refact.models import drawing
 
-    asked = []
+    model = refact.load("pocket", device="cpu")
+    plain = model.generate("a dog", steps=2)[0].image
+    drawing.offloaded(model.pipe, torch.device("cpu"), list(model.encoders.values()))
+    for _ in range(2):  # diffusers offloads anew after every call
+        assert not hasattr(model.pipe.text_encoder, "_hf_hook")
+        assert hasattr(model.pipe.unet, "_hf_hook")
+        assert model.generate("a dog", steps=2)[0].image == plain
 
-    def offloaded(self, device):
-        asked.append(device)
-        self.to("cpu")
 
-    monkeypatch.setattr(StableDiffusionPipeline, "enable_model_cpu_offload", offloaded)
-    with Accelerator(monkeypatch):
-        model = refact.load("pocket", offload=True)
-        pipe = model.pipe
-        assert asked == [Accelerator.device]
-        assert model.device == Accelerator.device
-        assert pipe.unet.conv_in.weight.device.type == "cpu"
+def test_an_open_pipeline_is_neither_compiled_nor_offloaded(tmp_path) -> None:
+    model = refact.load("pocket", device="cpu")
+    assert refact.load(model, compiled=False) is model
+    pipe = model.pipe
+    with pytest.raises(RefactError, match="compiled is for one that this opens itself"):
+        refact.load(model, compiled=True)
+    with pytest.raises(RefactError, match="offload is for one that this opens itself"):
+        refact.load(pipe, offload=True)
 
 
 def test_the_denoiser_is_compiled_where_that_is_asked_for(monkeypatch) -> None:

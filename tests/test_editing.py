@@ -357,3 +357,13 @@ def test_texts_read_in_bfloat16_are_projected_in_float32():
     rough = dataclasses.replace(plain, precision="bfloat16").of_texts(["a cat", "a cat on a mat"])
     assert rough.dtype == torch.float32
     assert 0 < (rough - plain.of_texts(["a cat", "a cat on a mat"])).norm() < 0.1 * rough.norm()
+
+
+def test_no_edits_are_an_error(model) -> None:
+    with pytest.raises(EditError, match="no edits were given"):
+        refact.edit(model, [])
+
+
+def test_a_subject_that_is_no_longer_unique_without_its_article_keeps_its_edit(model) -> None:
+    edit = refact.Edit("a dog chasing another dog", new="a cat", subject="a dog")
+    assert refact.edit(model, edit).factors

@@ -84,3 +84,13 @@ def test_a_ladder_survives_a_file_and_not_a_change(patch, tmp_path):
     again = refact.Patch.load(tmp_path / "p.safetensors")
     assert again.record["ladder"] == patch.record["ladder"]
     assert "ladder" not in again.scaled(0.5).record
+
+
+def test_lower_layers_are_below_the_one_that_was_tried() -> None:
+    pocket = refact.load("pocket")
+
+    def layers(how: ReFACT) -> list[int]:
+        return [rung["layer"] for name, rung in editing.ladder(pocket, how) if name.startswith("layer ")]
+
+    assert layers(ReFACT()) == [0]
+    assert layers(ReFACT(layer=6)) == [3, 0]

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import shown
+from ..errors import RefactError, shown
 from .app import AsJson, Device, ModelName, Quiet, app, bar, open_model, say, tell_json
 from .cluster import with_cluster
 
@@ -21,13 +21,22 @@ def stats(
     corpus: Annotated[
         str, typer.Option(help="captions (built in), a text or csv file, or hf:NAME; by default what edits use.")
     ] = "",
-    tokens: Annotated[int, typer.Option(min=1, max=10**9, help="How many tokens to read.")] = 100_000,
-    texts: Annotated[int, typer.Option(min=0, max=10**9, help="How many texts to read, instead of tokens.")] = 0,
-    cut: Annotated[int, typer.Option(min=0, max=10**6, help="Longest text in tokens; 0: as the encoder has it.")] = 0,
-    padding: Annotated[bool, typer.Option(help="Count the pipeline's padding rows too.")] = False,
+    by: Annotated[
+        str, typer.Option("--method", help="The method to collect for; by default what edits of this model use.")
+    ] = "",
+    tokens: Annotated[
+        int | None, typer.Option(min=1, max=10**9, help="How many tokens to read; by default as the method.")
+    ] = None,
+    texts: Annotated[
+        int | None, typer.Option(min=0, max=10**9, help="How many texts to read, instead of tokens.")
+    ] = None,
+    cut: Annotated[
+        int | None, typer.Option(min=0, max=10**6, help="Longest text in tokens; 0: as the encoder has it.")
+    ] = None,
+    padding: Annotated[bool | None, typer.Option(help="Count the pipeline's padding rows too.")] = None,
     rarity: Annotated[
-        float, typer.Option(min=0, max=4, help="Weight of a key: its token's frequency to minus this power.")
-    ] = 1.0,
+        float | None, typer.Option(min=0, max=4, help="Weight of a key: its token's frequency to minus this power.")
+    ] = None,
     device: Device = None,
     quiet: Quiet = False,
     *,
@@ -35,18 +44,30 @@ def stats(
 ) -> None:
     """Collect the second moments of the MLPs' inputs over a corpus, and keep it in the cache ($REFACT_CACHE).
 
+    Statistics are found again by methods that ask for the same ones, down to each of these settings.
+
     Example: refact stats -m stable-diffusion-v1-5/stable-diffusion-v1-5 --layer 7 --layer 9
     """
+    from ..methods.registry import method
+    from ..methods.usual import usual_for
     from ..models.covariance import obtain_all, together
     from ..models.parallel import joined, of_encoder
 
     ready = open_model(model, "cpu" if cluster else device, None)
-    how: dict = {"rarity": rarity, "progress": bar(quiet), "count": texts, "cut": cut}
+    like = method(by) if by else usual_for(ready, [])
+    if not hasattr(like, "rarity"):
+        raise RefactError(f"{by} uses no covariance")
+    given = {"tokens": tokens, "texts": texts, "cut": cut, "padding": padding, "rarity": rarity}
+    how: dict[str, Any] = {name: getattr(like, name) if value is None else value for name, value in given.items()}
+    asked, count = corpus or getattr(like, "corpus", "") or ready.corpus, how.pop("texts")
+    wanted = {e.name: [at for at in layer or e.effective if at < e.n_layers] for e in ready.encoders.values()}
+    if missing := [at for at in layer or () if not any(at in some for some in wanted.values())]:
+        raise RefactError(f"no text encoder of {ready.name} has a layer {missing[0]}")
     with joined(cluster):
         for encoder in ready.encoders.values():
             over = of_encoder(ready, encoder.name, cluster)
-            for some in together(encoder, layer or encoder.effective):
-                found = obtain_all(encoder, some, corpus or ready.corpus, tokens, padding, **how, over=over)
+            for some in together(encoder, wanted[encoder.name]):
+                found = obtain_all(encoder, some, asked, **how, count=count, progress=bar(quiet), over=over)
                 for at, made in found.items():
                     say(quiet, f"{encoder.site(at)}: {made.tokens} tokens of {made.corpus}")
 

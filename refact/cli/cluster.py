@@ -31,7 +31,9 @@ Gpus = Annotated[
 ]
 Cpus = Annotated[
     float | None,
-    typer.Option(min=0, max=1024, help="By default 1 beside a GPU, else 2.", rich_help_panel=PANEL),
+    typer.Option(
+        min=0, max=1024, help="By default 1 beside a GPU or where --workers are several, else 2.", rich_help_panel=PANEL
+    ),
 ]
 Send = Annotated[
     bool,

@@ -140,7 +140,7 @@ def build(
     wanted = [dataclasses.replace(edit, preserve=(*edit.preserve, *kept)) for edit in read_edits(edits)]
     before, notes = building.earlier(output, edits, wanted, locked, replace)
     say(quiet or as_json, *notes)
-    ready = open_model(model, device, None)
+    ready = open_model(model, "cpu" if cluster else device, None)
     patch, new = building.made(ready, wanted, ReFACT.many(**settings), output, before, locked, cluster)
     names = f": {', '.join(map(shown, new[:8]))}" if new else ", as none is new or changed"
     say(quiet or as_json, f"{counted(len(wanted), 'fact')}, {len(new)} of them searched for{names}")

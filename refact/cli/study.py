@@ -285,7 +285,7 @@ def scale(
     facts = scaling.roles(pocket.world(), told=aliases) if own else scaling.phrases(max(numbers) * (1 + split))
     untouched = scaling.things(pocket.world()) if own else ()
     others = scaling.reworded(pocket.world(), facts) if own else ()
-    looking = load_judge(judge_of(judge, model) or "") if pictures else None
+    looking = load_judge(judge_of(judge, model) or "", ready.device) if pictures else None
     names = [name.strip() for name in methods.split(",")]
     hows, shown = [way.strip() for way in ways.split(",")], bar(quiet or as_json)
     about: dict[str, Any] = {"others": others, "untouched": untouched, "ways": hows}

@@ -90,15 +90,23 @@ def estimated(
     cluster: one of its workers does the cases.
     """
     job = bench.begun(data, model, methods, out, **options)
-    sample, took, begun = _sample(job), {}, time.perf_counter()
+    sample, took, refused, begun = _sample(job), {}, set[Unit](), time.perf_counter()
+    before = _bytes(Path(out), {unit.case.id for unit in sample})
     if not sample:
         raise RefactError(f"{out}: all is done already, so there is nothing to estimate")
     done = spread(functools.partial(timing, job.plan), job.parts, sample, cluster and replace(cluster, workers=1), _key)
     for unit, seconds, outcome in progress(done, "estimate", len(sample)):
         writing = time.perf_counter()
         bench.keep(Path(out), outcome)
-        took[unit.case.id, unit.label] = (seconds + time.perf_counter() - writing, _edit(outcome, unit.label))
-    return _computed(job, sample, took, time.perf_counter() - begun, Path(out))
+        spent = (seconds + time.perf_counter() - writing, _edit(outcome, unit.label))
+        if "error" in outcome.scores.get(unit.label, {}):
+            refused.add(unit)
+        else:
+            took[unit.case.id, unit.label] = spent
+    wall = time.perf_counter() - begun
+    if not (useful := [unit for unit in sample if unit not in refused]):
+        raise RefactError("every unit that was tried was refused, so there is nothing to estimate from")
+    return _computed(job, useful, took, wall, Path(out), before)
 
 
 def _key(unit: Unit) -> int:
@@ -142,12 +150,12 @@ def _pictures(job: Begun, case: Case, label: str) -> int:
     return len({probe.prompt for probe in probes_of(case)}) * seeds
 
 
-def _computed(job: Begun, sample: list[Unit], took: dict, wall: float, out: Path) -> Estimate:
+def _computed(job: Begun, sample: list[Unit], took: dict, wall: float, out: Path, before: int) -> Estimate:
     labels = [CLEAN, *(label for label in job.plan.methods if label not in UNEDITED)]
     drawn = {(case.id, label): _pictures(job, case, label) for case in job.cases for label in labels}
     warm = [unit for unit in sample if unit.case.id == sample[-1].case.id] if sample else []
     spent = [took[unit.case.id, unit.label] for unit in warm]
-    edits = {unit.label: edit for unit, (_, edit) in zip(warm, spent) if unit.label in labels[1:]}
+    edits = _done(out, warm[0].case, labels[1:])
     size = drawn if any(drawn.values()) else dict.fromkeys(drawn, 1)  # a bare CLIP draws nothing: its units are alike
     picture = sum(seconds - edit for seconds, edit in spent) / sum(size[unit.case.id, unit.label] for unit in warm)
     units = {key: edits.get(key[1], 0.0) + number * picture for key, number in size.items()}
@@ -164,8 +172,14 @@ def _computed(job: Begun, sample: list[Unit], took: dict, wall: float, out: Path
         start=max(0.0, wall - sum(units[key] for key in took)),
         work=sum(units.values()),
         longest=max(units.values(), default=0.0),
-        disk=_bytes(out, {unit.case.id for unit in sample}) * sum(size.values()) / sum(size[key] for key in took),
+        disk=(_bytes(out, {case for case, _ in took}) - before) * sum(size.values()) / sum(size[key] for key in took),
     )
+
+
+def _done(out: Path, case: Case, labels: Sequence[str]) -> dict[str, float]:
+    """What the edits of a case took, by method, now or before."""
+    scores = bench.read_case(out, case.id)["scores"]
+    return {label: scores[label].get("seconds", 0.0) for label in labels if label in scores}
 
 
 def _bytes(out: Path, cases: set[str]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from ..edits import Edit
@@ -36,9 +36,12 @@ def usual_for(model: Model, edits: Sequence[Edit], **changes: Any) -> ReFACT:
 
 def said_of(model: Model, method: ReFACT) -> list[str]:
     """A line that names the settings where they are not ReFACT's own; else none."""
-    if not _as_in_the_paper(model) or method.embedding != "pooled":
+    published = ReFACT.published(layer=method.layer, space=method.space)
+    if not _as_in_the_paper(model) or method.layer is None or method.objective != published.objective:
         return []
-    line = f"{model.family.title}: the paper's own settings (refact:published), layer {method.layer}"
+    ours = [f.name for f in fields(ReFACT) if getattr(method, f.name) != getattr(published, f.name)]
+    other = f" but for {', '.join(ours)}" if ours else ""
+    line = f"{model.family.title}: the paper's own settings (refact:published){other}, layer {method.layer}"
     bare = "" if method.space else ", compared without the projection of a companion CLIP (--clip FOLDER)"
     return [f"{line}{bare}; --method refact takes this project's"]
 
@@ -49,5 +52,7 @@ def _as_in_the_paper(model: Model) -> bool:
 
 def is_attribute(edit: Edit) -> bool:
     """Whether the target is the same thing with another attribute: "a rose" -> "a blue rose"."""
-    nouns = re.findall(r"\w+", edit.prompt.casefold())[-1:]
-    return isinstance(edit.new, str) and re.findall(r"\w+", edit.new.casefold())[-1:] == nouns
+    if not isinstance(edit.new, str):
+        return False
+    thing, new = (re.findall(r"\w+", re.sub(r"^(an?|the) ", "", text.casefold())) for text in (edit.prompt, edit.new))
+    return len(new) > len(thing) > 0 and new[-len(thing) :] == thing

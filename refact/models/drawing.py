@@ -163,12 +163,14 @@ def prepare(pipe: Any, device: torch.device, encoders: Sequence[Any], compiled: 
                 part.to(memory_format=torch.channels_last)
     if compiled:
         (pipe.components.get("unet") or pipe.components["transformer"]).compile()
-    if not offload:
-        return pipe.to(device)
-    from accelerate.hooks import remove_hook_from_module
+    return offloaded(pipe, device, encoders) if offload else pipe.to(device)
 
+
+def offloaded(pipe: Any, device: torch.device, encoders: Sequence[Any]) -> Any:
+    """The pipeline with all parts but these encoders out of the device's memory while they do nothing."""
+    staying = {encoder.name for encoder in encoders}  # told to diffusers, which offloads again after every call
+    pipe._exclude_from_cpu_offload = [*pipe._exclude_from_cpu_offload, *staying]
+    others = [name for name in pipe.model_cpu_offload_seq.split("->") if name not in staying]
+    pipe.model_cpu_offload_seq = "->".join(others)
     pipe.enable_model_cpu_offload(device=device)
-    for encoder in encoders:
-        remove_hook_from_module(encoder.module, recurse=True)
-        encoder.module.to(device)
     return pipe

@@ -219,14 +219,16 @@ class Model:
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         clips = [encoder for row in self.family.encoders if (encoder := self._encoder(row)).kind == "clip"]
         rows = [e.states(prompts, clip_skip or 0) for e in clips if e.row.rows != "none"]
-        joined = torch.cat(rows, -1) if rows else None
+        joined = torch.cat([row.to(self.device) for row in rows], -1) if rows else None
         if self.family.name in sources.T5_LENGTHS:
-            long = self._t5_states(prompts)
+            long = self._t5_states(prompts).to(self.device)
             wide = [] if joined is None else [pad(joined, (0, long.shape[-1] - joined.shape[-1]))]
             joined = torch.cat([*wide, long], -2)
         found = {"prompt_embeds": joined}
         if any(encoder.row.pooled for encoder in clips):
-            found["pooled_prompt_embeds"] = torch.cat([e.embed(prompts) for e in clips if e.row.pooled], -1)
+            found["pooled_prompt_embeds"] = torch.cat(
+                [e.embed(prompts).to(self.device) for e in clips if e.row.pooled], -1
+            )
         return {name: value.to(self.dtype) for name, value in found.items() if value is not None}
 
     def _encoder(self, row: Any) -> TextEncoder:
@@ -337,6 +339,9 @@ def load(
     opened = name
     if not isinstance(name, Model):
         opened = _opened(name, device, dtype, variant, revision, encoders, companion, given)
+    newly = [("compiled", compiled and not opened.compiled), ("offload", offload and not opened.offload)]
+    if opened._pipe is not None and (asked := [name for name, new in newly if new]):
+        raise ModelError(f"{opened.name}'s pipeline is open already: {asked[0]} is for one that this opens itself")
     opened.compiled, opened.offload = opened.compiled or compiled, opened.offload or offload
     for file in embeddings:
         teach(opened.encoders, file)

@@ -40,7 +40,7 @@ class Cluster:
     address: str = "local"  # "local" starts a cluster on this machine; "auto", or HOST:PORT, joins one that runs
     workers: int | None = None  # None: as many as the cluster has room for
     gpus: float | None = None  # a worker, 0.5 for two on one; None: 1 where the cluster has any, else 0
-    cpus: float | None = None  # a worker; None: 1 beside a GPU, else 2
+    cpus: float | None = None  # a worker; None: 1 beside a GPU or where there are several, 2 where as many as fit
     device: str | None = None  # where a worker computes; None: on its GPU, where it has one
     send: bool = False  # the model goes through Ray's object store; else each worker opens it by its name or path
 
@@ -106,23 +106,15 @@ class Sent:
             plain = copy.copy(model)
             plain.progress = plainly
             return cls(model.name, {}, plain, prints, words)
-        path = source.checkpoint or source.encoder_file or (source.folder if source.origin != source.name else None)
+        there = Path(source.origin).expanduser().is_dir()  # else it came from the hub
+        path = source.checkpoint or source.encoder_file or (source.folder if there else None)
         name = "pocket" if source.name == "pocket" else str(path.resolve()) if path else source.name
-        config = source.config and str(source.config.resolve())
         how: dict[str, Any] = {
-            "variant": source.variant,
-            "revision": source.revision,
-            "config": config,
-            "family": source.named,
-        }
-        how |= {
-            "config": config,
-            "component": source.component,
-            "encoders": tuple(model.encoders),
-            "dtype": model.dtype,
-            "compiled": model.compiled,
-            "offload": model.offload,
-        }
+            "variant": source.variant, "revision": source.revision, "family": source.named,
+            "config": source.config and str(source.config.resolve()), "component": source.component,
+            "encoders": tuple(model.encoders), "dtype": model.dtype,
+            "compiled": model.compiled, "offload": model.offload,
+        }  # fmt: skip
         companion = model._companion
         if isinstance(companion, (str, Path)):
             companion = str(Path(companion).expanduser().resolve())
@@ -136,6 +128,8 @@ class Sent:
                 encoder.module.to(device)
             if model._pipe is not None:
                 model._pipe.to(device)
+            if hasattr(model._companion, "to"):
+                model._companion.to(device)
         else:
             try:
                 model = load(self.name, device=device, **self.how)
@@ -185,8 +179,7 @@ class _Worker:
 def joined(cluster: Cluster | None) -> Iterator[None]:
     """Within the block the cluster is there; one that was started here ends with it."""
     if cluster is None:
-        yield
-        return
+        return (yield)
     try:
         import ray
     except ImportError:
@@ -258,14 +251,29 @@ class _Crew:
         self.failed: list[tuple[Any, str]] = []
         there = ray.cluster_resources()
         self._gpus = cluster.gpus if cluster.gpus is not None else min(1.0, there.get("GPU", 0.0))
-        self._cpus = cluster.cpus if cluster.cpus is not None else (1.0 if self._gpus or cluster.workers else 2.0)
-        room = [there.get(kind, 0.0) / each for kind, each in (("GPU", self._gpus), ("CPU", self._cpus)) if each]
-        count = cluster.workers or max(1, int(min(room, default=1)))
+        self._cpus = cluster.cpus if cluster.cpus is not None else min(self._usual_cpus(), there.get("CPU", 1.0))
+        if cluster.address == "local" and not self._room():
+            raise RefactError(f"this machine has no room for a worker of {self._gpus:g} GPUs and {self._cpus:g} CPUs")
         self._actor = ray.remote(_Worker).options(num_gpus=self._gpus, num_cpus=self._cpus)
         self._idle: list[Any] = []
         self._busy: dict[Any, tuple[Any, int]] = {}
         self._starting: dict[Any, Any] = {}
-        for _ in range(min(count, len(units))):
+        self._grow()
+
+    def _usual_cpus(self) -> float:
+        return 1.0 if self._gpus or (self._cluster.workers or 0) > 1 else 2.0
+
+    def _room(self) -> int:
+        """How many workers fit on the nodes that are there by now."""
+        there = self._ray.cluster_resources()
+        each = [there.get(kind, 0.0) / one for kind, one in (("GPU", self._gpus), ("CPU", self._cpus)) if one]
+        return int(min(each, default=1))
+
+    def _grow(self) -> None:
+        """Begin workers, as many as there are units for: those asked for, else as many as fit."""
+        alive = len(self._idle) + len(self._busy) + len(self._starting)
+        wanted = self._cluster.workers or max(1, self._room())
+        for _ in range(min(wanted - alive, len(self._queue) - len(self._idle) - len(self._starting))):
             self._begin()
 
     def _begin(self) -> None:
@@ -275,6 +283,8 @@ class _Crew:
     def results(self) -> Iterator[Any]:
         """Of each unit that does not fail; `failed` has the others."""
         while self._hand_out() or self._busy:
+            if self._cluster.workers is None:
+                self._grow()
             done, _ = self._ray.wait([*self._starting, *self._busy], timeout=PATIENCE)
             if not done and not self._busy:
                 need = f"{self._cpus:g} CPUs and {self._gpus:g} GPUs"
@@ -363,6 +373,9 @@ class _Queue:
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._waiting.values()))
 
     def next(self, worker: Any) -> int:
         """The next unit of the worker's own key, else of one that is nobody's, else of that with the most left."""

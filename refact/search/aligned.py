@@ -203,7 +203,7 @@ def _texts(edit: Edit, template: str, others: Sequence[str]) -> list[str]:
     old = edit.old if isinstance(edit.old, str) else edit.prompt
     if not isinstance(edit.new, str) or not isinstance(old, str):
         raise EditError(
-            "the conditioning is compared with texts': give target and source as texts, or embedding='pooled'"
+            "what is sent is compared with what texts send: give target and source as texts, or embedding='pooled'"
         )
     return [template.replace("{}", text) for text in (edit.new, old)] + list(others)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..edits import Edit
 from ..encoders.devices import doubled
 from ..encoders.encoder import TextEncoder
+from ..errors import EditError
 from ..patch import Patch
 from .aligned import read_from
 from .readings import Reading, spaced
@@ -42,7 +43,10 @@ def keys_of(
 def keys_with(
     encoder: TextEncoder, layer: int, edit: Edit, words: Sequence[str]
 ) -> list[tuple[Float[Tensor, " d_in"], Float[Tensor, "n d_in"]]]:
-    """Of each wording that begins with "a" or "an": its own key, and its keys with a word after the article."""
+    """Of each wording that begins with "a" or "an": its own key, and its keys with a word after the article.
+
+    Wordings whose subject cannot be told in such a sentence, or for which there is no room, are left out.
+    """
     plain, found = Reading(encoder, None), []
     for prompt, subject in wordings(edit):
         match = re.fullmatch(r"an? (\S.*)", prompt, re.IGNORECASE)
@@ -51,7 +55,10 @@ def keys_with(
             continue
         other = [f"{'an' if word[0] in 'aeiou' else 'a'} {word} {match[1]}" for word in words]
         said = [Edit(prompt=text, new=edit.new, subject=noun) for text in (prompt, *other)]
-        sentences = [sentence for one in said for sentence in sentences_of(encoder, plain, one, (PLAIN,))]
+        try:
+            sentences = [sentence for one in said for sentence in sentences_of(encoder, plain, one, (PLAIN,))]
+        except EditError:
+            continue
         begun = starting(encoder, layer, [sentences], plain)
         keys = doubled(begun.keys[0])[begun.places[0]]
         found.append((keys[0], keys[1:]))

@@ -89,9 +89,10 @@ class Engine:
     # -- patches
 
     def search(self, edit: Edit) -> Patch:
-        """The patch of one fact, found on the model as it came."""
+        """The patch of one fact, found on the model as it came; facts by text all in one layer, to be joined."""
         with self.lock:
-            return (self.method or usual_for(self.model, [edit]))(self.model, [edit])
+            method = self.method or usual_for(self.model, [edit] if edit.targets_images else [])
+            return method(self.model, [edit])
 
     def check(self, patch: Patch) -> None:
         """Raises PatchError where a patch does not belong to this model."""
