@@ -11,13 +11,17 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import save_file
+from typer.testing import CliRunner
 
+import refact
+from refact.cli.main import app
 from refact.encoders.encoder import TextEncoder
 from refact.errors import DataError
 from refact.models import corpus, covariance
 from refact.models.corpus import captions, plural, read_corpus
 from refact.models.covariance import Covariance, collect, obtain, obtain_all
 from refact.models.model import load
+from refact.writing.held import covariance_of
 
 TEXTS = ["a photo of the president of France", "a cat", "", "the flag of Canada and a dog " * 12, "a red phone"] * 3
 
@@ -297,3 +301,20 @@ def test_a_corpus_that_cannot_be_read_is_refused(tmp_path, name, message):
     (tmp_path / "b.csv").write_text("one,two\n1,2\n")
     with pytest.raises(DataError, match=message):
         list(read_corpus(name.format(tmp=tmp_path)))
+
+
+def test_stats_are_those_that_edits_of_the_model_ask_for(tmp_path, monkeypatch) -> None:
+    """Down to the name of the file: by default of the usual method, with --method of the one that is named."""
+    monkeypatch.setenv("REFACT_CACHE", str(tmp_path))
+    run = CliRunner()
+    assert run.invoke(app, ["stats", "--layer", "2", "--tokens", "2000", "--quiet"]).exit_code == 0
+    more = ["--method", "refact:published:tokens=2000"]
+    assert run.invoke(app, ["stats", "--layer", "2", *more, "--quiet"]).exit_code == 0
+    model = refact.load("pocket", device="cpu")
+    encoder = model.encoders["text_encoder"]
+    for how in (refact.ReFACT(tokens=2000), refact.ReFACT.published(tokens=2000)):
+        before = set(tmp_path.rglob("*"))
+        assert covariance_of(how, model, encoder, 2)[0] is not None
+        assert set(tmp_path.rglob("*")) == before
+    refused = run.invoke(app, ["stats", "--method", "uce"])
+    assert "uses no covariance" in str(refused.exception)

@@ -60,9 +60,10 @@ def stats(
     given = {"tokens": tokens, "texts": texts, "cut": cut, "padding": padding, "rarity": rarity}
     how: dict[str, Any] = {name: getattr(like, name) if value is None else value for name, value in given.items()}
     asked, count = corpus or getattr(like, "corpus", "") or ready.corpus, how.pop("texts")
+    deepest = max(ready.encoders.values(), key=lambda encoder: encoder.n_layers)
+    for at in layer or ():
+        deepest.check_layer(at)
     wanted = {e.name: [at for at in layer or e.effective if at < e.n_layers] for e in ready.encoders.values()}
-    if missing := [at for at in layer or () if not any(at in some for some in wanted.values())]:
-        raise RefactError(f"no text encoder of {ready.name} has a layer {missing[0]}")
     with joined(cluster):
         for encoder in ready.encoders.values():
             over = of_encoder(ready, encoder.name, cluster)
