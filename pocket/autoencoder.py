@@ -8,6 +8,7 @@ features. With --decoder-only a second stage: the encoder is frozen, so that lat
 
 from __future__ import annotations
 
+import random
 from itertools import pairwise
 from typing import Any
 
@@ -20,7 +21,8 @@ from torch.nn.functional import l1_loss, leaky_relu, mse_loss, relu
 from . import clip, scenes, training
 from .render import compose, row_of
 
-BATCH, PEAK, CPU_SHARE = 64, 6e-4, 1 / 4
+BATCH, PEAK, CPU_SHARE = 128, 6e-4, 1 / 4
+CROP, CROPPED_TO = 80, ((0, 48), (24, 48))  # pixels of a side; from where to where its left and its upper edge may lie
 WIDTH, LATENTS = 48, 16  # channels
 NOISE = 0.05  # added to latents, so that the decoder forgives what the UNet gets slightly wrong
 NOISIER = 0.2  # of the second stage: from nothing to so much
@@ -104,12 +106,19 @@ class Autoencoder:
         """First the autoencoder's, which leaves its pictures for the critic's."""
         if player == "critic":
             return self.criticism(memo)
-        x = (compose(batch["rows"], noise.device) * 2 - 1).contiguous(memory_format=torch.channels_last)
+        x = self.seen(compose(batch["rows"], noise.device) * 2 - 1, noise)
+        x = x.contiguous(memory_format=torch.channels_last)
         z = self.encode(x)
         out = self.decode(z + self.disturbance(z, noise)).float()
         memo |= {"x": x, "out": out.detach()}
         found = {"pixels": distance(out, x)} | self.drawn_back(z)
         return found | (self.judgement(out, x) if self.judged else {})
+
+    def seen(self, x: Tensor, noise: torch.Generator) -> Tensor:
+        """A square of the pictures, by whole latents, where the things are: most of the rest is backdrop."""
+        rng = random.Random(noise.initial_seed())
+        left, top = (8 * rng.randint(low // 8, high // 8) for low, high in CROPPED_TO)
+        return x[..., top : top + CROP, left : left + CROP]
 
     def encode(self, x: Tensor) -> Tensor:
         """The latents."""
@@ -159,6 +168,10 @@ class Decoder(Autoencoder):
     def judged(self) -> bool:
         """From the first step."""
         return True
+
+    def seen(self, x: Tensor, noise: torch.Generator) -> Tensor:
+        """The whole pictures, which is what the CLIP's picture tower reads."""
+        return x
 
     def encode(self, x: Tensor) -> Tensor:
         """The latents, which stay as they are."""
