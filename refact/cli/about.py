@@ -62,7 +62,7 @@ def stats(
     asked, count = corpus or getattr(like, "corpus", "") or ready.corpus, how.pop("texts")
     deepest = max(ready.encoders.values(), key=lambda encoder: encoder.n_layers)
     for at in layer or ():
-        deepest.check_layer(at)
+        deepest.linear(at)  # raises where there is none
     wanted = {e.name: [at for at in layer or e.effective if at < e.n_layers] for e in ready.encoders.values()}
     with joined(cluster):
         for encoder in ready.encoders.values():
