@@ -23,7 +23,7 @@ from .errors import PatchError, RefactError
 from .methods.refact import ReFACT
 from .models.model import Model
 from .models.parallel import Cluster
-from .patch import Patch
+from .patch import Patch, merge
 from .search import values
 from .search.wanted import Wanted, places_again, search
 from .writing import held
@@ -48,10 +48,10 @@ class Known:
     strength: float
 
 
-def method_of(patches: Sequence[Patch]) -> ReFACT:
+def method_of(patches: Sequence[Patch], apart: Sequence[str] = ()) -> ReFACT:
     """The method of the first of these patches, which wrote all of them alike, however each was searched for.
 
-    Raises PatchError where there is none, or it is not `ReFACT`.
+    apart: settings that may differ. Raises PatchError where there is none, or it is not `ReFACT`.
     """
     if not patches:
         raise PatchError("no patches were given")
@@ -61,7 +61,9 @@ def method_of(patches: Sequence[Patch]) -> ReFACT:
     for form in forms:
         if form["name"] != "ReFACT":
             raise PatchError(f"only facts by ReFACT are solved again, not by {form['name']}")
-    differing = sorted(name for name in fields - SEARCHING if any(form[name] != forms[0][name] for form in forms))
+    differing = sorted(
+        name for name in fields - SEARCHING - set(apart) if any(form[name] != forms[0][name] for form in forms)
+    )
     if differing:
         raise PatchError(f"these patches were written with different settings: {', '.join(differing)}")
     settings: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in forms[0].items() if n in fields}
@@ -125,13 +127,25 @@ def _encoder(model: Model, site: str) -> TextEncoder:
 def solve_jointly(model: Model, patches: Sequence[Patch]) -> Patch:
     """One patch with all the facts of these, written together as if they had been one batch: none harms another.
 
-    Nothing is searched again. Raises PatchError where the patches were not all written by `ReFACT` alike, for this
-    model.
+    Nothing is searched again. Facts of different layers are written layer by layer, and then stand in that order.
+    Raises PatchError where the patches were not all written by `ReFACT` alike, for this model.
     """
-    how = method_of(patches)
+    how = method_of(patches, apart=("layer",))
     known = [fact for patch in patches for fact in known_of(model, patch)]
     edits = distinct(fact.edit for fact in known)
-    return _solved(model, how, edits, {edit.name: fact for edit, fact in zip(edits, known)})
+    groups: dict[tuple[str, ...], dict[str, Known]] = {}
+    for edit, fact in zip(edits, known):
+        groups.setdefault(tuple(sorted(fact.offsets)), {})[edit.name] = fact
+    if len(groups) == 1:
+        return _solved(model, how, edits, next(iter(groups.values())))
+    parts = []
+    for facts in groups.values():
+        layers = {log["layer"] for fact in facts.values() for log in fact.logs.values()}
+        if len(layers) > 1:
+            raise PatchError("these patches were written with different settings: layer")
+        there = dataclasses.replace(how, layer=layers.pop())
+        parts.append(_solved(model, there, [edit for edit in edits if edit.name in facts], facts))
+    return merge(parts)
 
 
 def build(
@@ -224,7 +238,7 @@ def conflicts(model: Model, patches: Sequence[Patch], overlap: float = OVERLAP, 
     "overlap" from keys alone, k_i C^-1 k_j^T squared and normalised; "harm" is what a plain sum does, and what
     `solve_jointly` heals unless the keys coincide.
     """
-    how = method_of(patches)
+    how = method_of(patches, apart=("layer",))
     known = [fact for patch in patches for fact in known_of(model, patch)]
     named = [dataclasses.replace(fact, edit=edit) for fact, edit in zip(known, distinct(f.edit for f in known))]
     found = list(_by_words([fact.edit for fact in named]))

@@ -80,6 +80,22 @@ def test_a_merge_of_merges_can_be_solved_too(model, singles) -> None:
     assert (dense(nested) - dense(solve_jointly(model, singles))).norm() < CLOSE * dense(nested).norm()
 
 
+def test_facts_of_two_layers_are_solved_layer_by_layer(model, singles) -> None:
+    other = dataclasses.replace(QUICK, layer=LAYER + 2)
+    apart = other(model, EDITS[1:2])
+    joint = solve_jointly(model, [singles[0], apart, singles[2]])
+    assert joint.names == [singles[0].names[0], singles[2].names[0], apart.names[0]]
+    here = solve_jointly(model, [singles[0], singles[2]])
+    ((low, pair),) = here.factors.items()
+    assert sorted(joint.factors) == sorted([low, *apart.factors])
+    assert torch.allclose(joint.factors[low][0] @ joint.factors[low][1], pair[0] @ pair[1], atol=1e-6)
+    again = solve_jointly(model, [joint])
+    for site, (left, right) in joint.factors.items():
+        assert (again.factors[site][0] @ again.factors[site][1] - left @ right).norm() < CLOSE * (left @ right).norm()
+    clash = other(model, [dataclasses.replace(EDITS[0], new="a key")])
+    assert [c.kind for c in conflicts(model, [singles[0], clash])] == ["target"]
+
+
 @pytest.mark.parametrize(
     ("spoil", "why"),
     [

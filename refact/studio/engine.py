@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..edits import Edit
+from ..edits import Edit, distinct
 from ..errors import PatchError, RefactError
 from ..evidence.judge import Judge, check_independent, load_judge
 from ..methods.usual import usual_for
@@ -119,14 +119,16 @@ class Engine:
             return Joined(None)
         note = ""
         if len(patches) == 1:
-            whole = patches[0]
+            whole, names = patches[0], patches[0].names
         else:
             try:
                 whole = solve_jointly(self.model, patches)
+                names = [edit.name for edit in distinct(edit for patch in patches for edit in patch.edits)]
             except RefactError as error:
                 whole, note = merge(patches), f"The facts are added up as they are, since {error}."
+                names = whole.names
         each = [strength for patch, strength in zip(patches, strengths) for _ in patch.names]
-        weaker = {name: strength for name, strength in zip(whole.names, each) if strength != 1}
+        weaker = {name: strength for name, strength in zip(names, each) if strength != 1}
         return Joined(whole.scaled(weaker) if weaker else whole, note)
 
     def conflicts(self, patches: Sequence[Patch]) -> list[Conflict]:
