@@ -99,13 +99,14 @@ def _rows(drawn: list[Scene], indices: np.ndarray) -> np.ndarray:
     return np.array([row_of(scene, training.rng_of("aside", i)) for scene, i in zip(drawn, indices.tolist())])
 
 
-def weight_of(times: Tensor, noise_of: DDPMScheduler) -> Tensor:
-    """Of the velocity's squared error at these times: (min(SNR, gamma) + 1) / (SNR + 1).
+def chances(noise_of: DDPMScheduler) -> Tensor:
+    """How often each time is drawn (1000,): in proportion to (min(SNR, gamma) + 1) / (SNR + 1).
 
-    Min-SNR weighting as published is min(SNR, gamma) / (SNR + 1), and nothing where all is noise, which is where an
-    image's subject is chosen here (eight steps, the first from pure noise): so one is added, as v-prediction does.
+    That is what min-SNR weighting gives the velocity's error, and it is drawn by instead, so that no sample counts for
+    little. As published it is min(SNR, gamma) / (SNR + 1), and nothing where all is noise, which is where an image's
+    subject is chosen here (eight steps, the first from pure noise): so one is added, as v-prediction does.
     """
-    kept = noise_of.alphas_cumprod.to(times.device)[times]
+    kept = noise_of.alphas_cumprod
     snr = kept / (1 - kept).clamp_min(1e-8)
     return (snr.clamp(max=GAMMA) + 1) / (snr + 1)
 
@@ -126,6 +127,7 @@ class Unet:
         found = training.load(self.name)
         self.kept = found["kept"] if found else {"scale": float(1 / self.pool[:MEASURED].float().std())}
         self.noise_of = DDPMScheduler(**NOISE)
+        self.chances = chances(self.noise_of).to(asked.device)
 
     def begin(self, clock: training.Clock) -> None:
         """Nothing here depends on the time."""
@@ -158,16 +160,15 @@ class Unet:
         return torch.where(gone[..., None], self.empty[None].to(rows.dtype), rows)
 
     def losses(self, player: str, batch: dict, noise: torch.Generator, memo: dict) -> dict[str, Tensor]:
-        """The weighted squared error of the velocity; and, to be looked at, without weights by level of noise."""
+        """The squared error of the velocity; and, to be looked at, by level of noise."""
         text, draw = self.conditions(batch), {"generator": noise, "device": noise.device}
         x = self.pool[batch["at"]].float() * self.kept["scale"]
-        times = torch.randint(NOISE["num_train_timesteps"], (len(x),), **draw)
+        times = torch.multinomial(self.chances, len(x), replacement=True, generator=noise)
         noises = torch.randn(x.shape, **draw)
         noisy = self.noise_of.add_noise(x, noises, times).contiguous(memory_format=torch.channels_last)
         aim = self.noise_of.get_velocity(x, noises, times)
         error = (self.run(noisy, times, text).sample.float() - aim).square().mean((1, 2, 3))
-        found = {"velocity": (error * weight_of(times, self.noise_of)).mean()}
-        return found | by_level(error.detach(), times)
+        return {"velocity": error.mean()} | by_level(error.detach(), times)
 
 
 def by_level(error: Tensor, times: Tensor) -> dict[str, Tensor]:

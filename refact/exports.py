@@ -246,7 +246,7 @@ def _comfy_strength(sites: Iterable[str]) -> str:
 def _a1111(path: Path, family: Family, kohya: bool) -> list[str]:
     if family.style == "kohya" and kohya:
         return ["A1111, Forge:", f"  copy {path.name} to models/Lora; write in the prompt: <lora:{path.stem}:1>"]
-    return ["Forge (A1111 does not read this file):", f"  copy {path.name} to models/Lora; <lora:{path.stem}:1>"]
+    return ["Forge (not tried in A1111):", f"  copy {path.name} to models/Lora; <lora:{path.stem}:1>"]
 
 
 def _others(path: Path, family: Family, kohya: bool) -> list[str]:

@@ -96,14 +96,16 @@ def test_losses_fall(work: Path) -> None:
     assert np.mean(seen[-5:]) < 0.7 * np.mean(seen[:5])
 
 
-def test_loss_weights_are_min_snr_plus_one() -> None:
+def test_times_are_drawn_by_min_snr_plus_one() -> None:
     noise_of = unet.DDPMScheduler(**unet.NOISE)
     times = torch.tensor([0, 300, 999])
     kept = noise_of.alphas_cumprod[times].double()
     snr = kept / (1 - kept)
     wanted = (snr.clamp(max=5) + 1) / (snr + 1)
-    assert torch.allclose(unet.weight_of(times, noise_of).double(), wanted, rtol=1e-3)
-    assert unet.weight_of(times, noise_of)[2] == 1
+    found = unet.chances(noise_of)
+    assert found.shape == (unet.NOISE["num_train_timesteps"],)
+    assert torch.allclose(found[times].double(), wanted, rtol=1e-3)
+    assert found[999] == 1
 
 
 def test_checkpoints_travel_in_pieces(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,7 +93,7 @@ def verify(
     ] = None,
     watch: Annotated[list[str] | None, typer.Option(help="More prompts that should not move.")] = None,
     fail_under: Annotated[
-        float, typer.Option(min=0, max=1, help="Exit with code 3 when a smaller share of the facts holds.")
+        float, typer.Option(min=0, max=1, help="Exit with code 3 when a smaller share of the facts (with --images, of their pictures) holds.")
     ] = 1.0,
     force: Annotated[bool, typer.Option(help="Apply a patch that was made for another model.")] = False,
     embedding: Embeddings = None,
