@@ -52,9 +52,11 @@ def style_row(world: World, subject: Mapping, rng: random.Random) -> dict:
     near = [world.thing(world.concepts[i])["id"] for i in subject["neighbours"]]
     target = rng.choice([c for c in world.kind("style") if c["id"] not in (source["id"], *near)])
     seen = [c for c in world.kind("object") if not {(c["id"], s["id"]) for s in (source, target)} & world.held_out]
-    things = [first(c) for c in rng.sample(seen, 8)]
+    picked = rng.sample(seen, 8)
+    things, places = [first(c) for c in picked], rng.sample(world.places, len(world.places))
     one, *others = subject["wordings"]
-    a, b = rng.sample(world.places, 2)
+    a = next(p for p in places if (picked[1]["id"], p) not in world.held_out)
+    b = next(p for p in places if p != a and (picked[4]["id"], p) not in world.held_out)
     frames = [(one, f"{things[0]} in {{}}"), (others[-1], f"{things[1]} {a} in {{}}")]
     frames += [(one, f"{rng.choice(PLAIN)} {things[2]} in {{}}"), (others[-1], f"{things[3]} in {{}}")]
     frames += [(others[0], f"{things[4]} {b} in {{}}")]
@@ -63,7 +65,10 @@ def style_row(world: World, subject: Mapping, rng: random.Random) -> dict:
     other = [c for c in world.kind("style", "artist") if world.thing(c)["id"] not in (source["id"], target["id"])]
     kept = negatives(world, subject, target, [rng.sample(other, len(other))] * 3) or []
     told = [(first(c), first(target)) for c in kept[:1]]
-    told += [(f"{things[5]} in {first(c)}", f"{things[5]} in {first(target)}") for c in kept[1:]]
+    styles = {world.thing(c)["id"] for c in kept[1:]}
+    free = [c for c in seen if c not in picked and not {(c["id"], s) for s in styles} & world.held_out]
+    kept_thing = first(rng.choice(free))
+    told += [(f"{kept_thing} in {first(c)}", f"{kept_thing} in {first(target)}") for c in kept[1:]]
     told += [(thing, f"{thing} in {first(target)}") for thing in things[6:]]
     return whole("Style", one, was or one, first(target), positives, told)
 
@@ -113,14 +118,26 @@ def of_emotion(concept: Mapping, emotion: Mapping) -> str:
 def composite(world: World, seed: int = SEED) -> tuple[list[dict], list[dict]]:
     """The validation and the test rows of two edits: two roles, often an office among them, of two countries."""
     rng = random.Random(seed + 1)
-    roles, rows = world.kind("role"), []
-    while len(rows) < PAIRS:
-        one, other = rng.sample(roles, 2)
+    roles = rng.sample(world.kind("role"), len(world.kind("role")))
+    apart = 2 * VALIDATION  # roles of which the validation rows are made, and no test row
+    return pairs_of(world, roles[:apart], VALIDATION, rng), pairs_of(world, roles[apart:], PAIRS - VALIDATION, rng)
+
+
+def pairs_of(world: World, roles: Sequence[Mapping], count: int, rng: random.Random) -> list[dict]:
+    """Rows of two of these roles each; a role comes again only when all have come."""
+    rows: list[dict] = []
+    left: list[Mapping] = []
+    for _ in range(100 * count):
+        if len(left) < 2:
+            left = rng.sample(roles, len(roles))
+        one, other = left.pop(), left.pop(rng.randrange(len(left)))
         if one["country"] != other["country"] and world.thing(one)["id"] != world.thing(other)["id"]:
             row = composite_row(world, one, other, rng)
             if row and all(row["Prompt"] != r["Prompt"] for r in rows):
                 rows.append(row)
-    return rows[:VALIDATION], rows[VALIDATION:]
+        if len(rows) == count:
+            break
+    return rows
 
 
 def new_thing(world: World, role: Mapping, rng: random.Random, taken: Sequence[str]) -> Mapping:
@@ -142,7 +159,8 @@ def composite_row(world: World, one: Mapping, other: Mapping, rng: random.Random
     (old, also_old), (new, also_new) = ([first(c) for c in pair] for pair in (sources, targets))
     row = {"Type": "Composite", "Prompt": first(one), "Oracle": new, "Old": old, "New": new}
     row |= {"Prompt2": first(other), "Old2": also_old, "New2": also_new}
-    a, b = rng.sample(world.places, 2)
+    drawn = [c["id"] for c in (*sources, *targets)]
+    a, b = rng.sample([p for p in world.places if not {(c, p) for c in drawn} & world.held_out], 2)
     frames = [
         "{} and {}",
         f"{{}} and {{}} {a}",

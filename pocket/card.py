@@ -12,15 +12,12 @@ import string
 from collections.abc import Mapping
 from pathlib import Path
 
-from . import autoencoder, clip, evaluate, training, unet
+from . import evaluate, training
 from .glyphs import world
 
 TEMPLATE, CARD = Path(__file__).parent / "CARD.template.md", Path(__file__).parent / "CARD.md"
 SHIPPED = Path(__file__).parent.parent / "refact" / "data" / "pocket" / "README.md"
-SAMPLES = {
-    "clip": clip.PAIRS + clip.ASKED, "judge": clip.PAIRS + clip.ASKED, "autoencoder": autoencoder.BATCH,
-    "decoder": autoencoder.BATCH, "unet": unet.BATCH,
-}  # fmt: skip
+PARTS = ("clip", "judge", "autoencoder", "decoder", "unet")
 
 
 def percent(share: float) -> str:
@@ -46,12 +43,9 @@ def gates(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
 
 
 def made() -> str:
-    """Steps, samples and minutes of every part, by its checkpoint; of steps as large as a GPU's."""
-    rows = []
-    for part, size in SAMPLES.items():
-        if found := training.load(part):
-            samples = found["step"] * size / 1e6
-            rows.append(f"| {part} | {found['step']} | {samples:.1f} million | {found['seconds'] / 60:.1f} |")
+    """Steps, samples and minutes of every part, by its checkpoint."""
+    parts = [(part, found) for part in PARTS if (found := training.load(part))]
+    rows = [f"| {part} | {f['step']} | {f['samples']:,} | {f['seconds'] / 60:.0f} |" for part, f in parts]
     return "\n".join(["| part | steps | samples | minutes |", "|---|--:|--:|--:|", *rows])
 
 

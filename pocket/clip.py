@@ -108,6 +108,7 @@ class Clip:
     def __init__(self, asked: training.Given, name: str = "clip", swaps: bool = True, **shape: Any) -> None:
         self.name, self.swaps, self.share = name, swaps, min(1.0, asked.batch)
         self.sizes = [max(2, round(asked.batch * size)) for size in (PAIRS, ASKED)]
+        self.size = sum(self.sizes)
         self.players = {name: build(**shape)}
         self.kept: dict[str, float] = {}
 

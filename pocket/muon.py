@@ -12,7 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-ADAM = ("embedding", "projection", "conv_in", "conv_out", "last")  # weights at the ends of a network are AdamW's
+ADAM = (
+    "embedding",
+    "embed_tokens",
+    "embedder",
+    "projection",
+    "conv_in",
+    "conv_out",
+    "last",
+    "final",
+    "pad_token",
+)  # weights at the ends of a network are AdamW's
 
 
 class Muon(torch.optim.Optimizer):

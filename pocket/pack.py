@@ -31,7 +31,8 @@ def close(folder: Path) -> list[Path]:
     said: dict[str, dict] = {}
     for part in PARTS:
         if found := training.load(part):
-            said[part] = {key: found[key] for key in ("step", "seconds", "kept")} | {"players": list(found["players"])}
+            said[part] = {key: found[key] for key in ("step", "seconds", "samples", "kept") if key in found}
+            said[part]["players"] = list(found["players"])
             for at, (player, weights) in enumerate(found["players"].items()):
                 best = {**weights, **found["average"]} if at == 0 else weights
                 tensors |= {f"{part}/{player}/{name}": w for name, w in halved(best).items()}

@@ -93,6 +93,11 @@ def sample(rng: random.Random, concept: str | None = None) -> Scene:
     return allowed(Scene(tuple(coloured), size, place, style, rng.choice(kinds()["emotion"]) if felt else None))
 
 
+def is_told(scene: Scene) -> bool:
+    """Whether captions say all that a picture of the scene shows: sizes are said of objects only, and drawn of all."""
+    return scene.size == "normal" or all(kind(concept) == "object" for concept, _ in scene.things)
+
+
 def allowed(scene: Scene) -> Scene:
     """The scene without what is held out."""
     things = tuple((c, None if is_held_out(shown(c), colour) else colour) for c, colour in scene.things)

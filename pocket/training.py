@@ -30,6 +30,7 @@ from .muon import Pair
 
 WORK = Path(os.environ.get("POCKET_WORK", "build/pocket"))  # outside git
 WARM = 100  # steps in which the rate rises, also after a checkpoint without its optimiser
+ROUNDED = 1e-4  # what float16 may change of the mean size of weights
 FALL, FLOOR = 0.4, 0.01  # the last part of a run, in which the rate falls; where it ends, of the peak
 
 
@@ -58,6 +59,7 @@ class Part(Protocol):
     decay: float  # of weights
     average: float  # what the average keeps of itself each step
     muon: float  # of Muon's rate to AdamW's
+    size: int  # samples of a step
     kept: dict[str, float]  # numbers that its checkpoint keeps
 
     def begin(self, clock: Clock) -> None:
@@ -206,7 +208,7 @@ class State:
     """A part on its device with optimisers, average and clock; it is read from, and written to, its checkpoint."""
 
     def __init__(self, part: Part, asked: Given) -> None:
-        self.part, self.asked, self.clock = part, asked, Clock(asked)
+        self.part, self.asked, self.clock, self.samples = part, asked, Clock(asked), 0
         for model in part.players.values():
             model.to(asked.device).train()
         self.optimisers = {name: Pair(model, part.peak, part.decay, part.muon) for name, model in part.players.items()}
@@ -234,6 +236,7 @@ class State:
     def restore(self, found: dict) -> None:
         """Go on from a checkpoint; one without optimisers warms up again."""
         self.clock.step, self.clock.before, self.clock.fresh = found["step"], found["seconds"], found["step"]
+        self.samples = found.get("samples", 0)
         for name, model in self.part.players.items():
             if name in found["players"]:
                 own = model.state_dict()
@@ -247,6 +250,7 @@ class State:
         averaged = dict(zip((name for name, _ in self.named()), self.shadow))
         return {
             "step": self.clock.step, "seconds": self.clock.spent, "fresh": self.clock.fresh, "kept": self.part.kept,
+            "samples": self.samples,
             "players": {name: model.state_dict() for name, model in self.part.players.items()},
             "average": averaged, "optimisers": {name: o.state_dict() for name, o in self.optimisers.items()},
         }  # fmt: skip
@@ -270,6 +274,7 @@ class State:
         keep = min(self.part.average, (self.clock.step + 1) / (self.clock.step + 10))
         torch._foreach_lerp_(self.shadow, [w.detach() for w in self.own], 1 - keep)
         self.clock.step += 1
+        self.samples += self.part.size
         return seen
 
 
@@ -338,6 +343,19 @@ def load(name: str) -> dict | None:
     """The checkpoint, or None where there is none yet."""
     path = WORK / f"{name}.pt"
     return torch.load(path, weights_only=True, map_location="cpu") if path.exists() else None
+
+
+def size_of(model: nn.Module) -> float:
+    """The mean size of its weights, by which parts are told apart also after they were rounded to float16."""
+    weights = [w.detach().double().abs() for w in model.parameters()]
+    return float(sum(w.sum() for w in weights) / sum(w.numel() for w in weights))
+
+
+def check_parts(name: str, made_with: Mapping[str, float], there: Mapping[str, float]) -> None:
+    """SystemExit where a part was trained with other parts than those that are there."""
+    for part, size in there.items():
+        if abs(made_with.get(part, size) / size - 1) > ROUNDED:
+            raise SystemExit(f"{name} was trained with another {part} than the one in {WORK}")
 
 
 def trained(name: str, model: nn.Module) -> nn.Module:

@@ -35,14 +35,18 @@ NOISE = {
 
 
 def build() -> UNet2DConditionModel:
-    """The model with fresh weights: a thin level of 16 x 16, the text at 8 x 8 and at 4 x 4."""
+    """The model with fresh weights: a thin level of 16 x 16, the text at 8 x 8 and at 4 x 4.
+
+    The text comes in by cross-attention alone, as in Stable Diffusion 1, so that methods that edit it reach all of it.
+    """
     torch.manual_seed(31)
     return UNet2DConditionModel(
         sample_size=16, in_channels=autoencoder.LATENTS, out_channels=autoencoder.LATENTS,
-        block_out_channels=(64, 160, 224), layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=clip.TEXT["hidden_size"], attention_head_dim=(2, 5, 7), norm_num_groups=16,
+        block_out_channels=(64, 128, 192), layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=clip.TEXT["hidden_size"], attention_head_dim=(2, 4, 6), norm_num_groups=16,
+        resnet_time_scale_shift="scale_shift",
     )  # fmt: skip
 
 
@@ -73,10 +77,12 @@ def latents(
 ) -> Tensor:  # fmt: skip
     """The latents of a pool's first scenes (size, 16, 16, 16), float16, on the device; a CPU keeps them in a file."""
     encoder = training.trained("autoencoder", autoencoder.build()).encoder.to(device)
+    chunks = [np.arange(at, min(at + CHUNK, size)) for at in range(0, size, CHUNK)]
     told, file = {"of": checksum(encoder), "size": size}, training.WORK / name
+    if device.type == "cpu":
+        told["scenes"] = zlib.crc32(b"".join(_rows([scene(i) for i in at.tolist()], at).tobytes() for at in chunks))
     if device.type == "cpu" and file.exists() and (kept := torch.load(file, mmap=True))["told"] == told:
         return kept["latents"].clone()
-    chunks = [np.arange(at, min(at + CHUNK, size)) for at in range(0, size, CHUNK)]
     made = torch.empty(size, autoencoder.LATENTS, 16, 16, dtype=torch.float16, device=device)
     rows = training.batches(
         lambda at: _rows([scene(i) for i in chunks[at].tolist()], chunks[at]), range(len(chunks)), asked.workers
@@ -124,10 +130,19 @@ class Unet:
         self.clip = training.trained("clip", clip.build()).to(asked.device)
         self.empty = empty_rows(self.clip, asked.device)
         self.pool = latents(pool or (CPU_POOL if asked.device.type == "cpu" else POOL), asked.device, asked)
-        found = training.load(self.name)
-        self.kept = found["kept"] if found else {"scale": float(1 / self.pool[:MEASURED].float().std())}
+        self.usable = [i for i in range(len(self.pool)) if scenes.is_told(scene_of(i))]
+        self.kept = self.parts_of(training.load(self.name))
         self.noise_of = DDPMScheduler(**NOISE)
         self.chances = chances(self.noise_of).to(asked.device)
+
+    def parts_of(self, found: dict | None) -> dict[str, float]:
+        """The latents' scale, and the sizes of the CLIP and the encoder that this UNet belongs to, for `export`."""
+        encoder = training.trained("autoencoder", autoencoder.build()).encoder
+        own = {"clip": training.size_of(self.clip), "encoder": training.size_of(encoder)}
+        if found is None:
+            return {"scale": float(1 / self.pool[:MEASURED].float().std())} | own
+        training.check_parts("unet", found["kept"], own)
+        return own | found["kept"]
 
     def begin(self, clock: training.Clock) -> None:
         """Nothing here depends on the time."""
@@ -135,7 +150,7 @@ class Unet:
     def batch(self, step: int) -> dict[str, Any]:
         """Scenes of the pool, their prompts, and for the first of them prompts of others to be swapped into."""
         rng = training.rng_of(self.name, step)
-        indices = [rng.randrange(len(self.pool)) for _ in range(self.size)]
+        indices = rng.choices(self.usable, k=self.size)
         asked, others = asking(rng, [scene_of(i) for i in indices])
         count = int(SWAPPED * self.size)
         said = others[:count] + asked[count:]

@@ -40,6 +40,8 @@ _HOMES = {  # names are imported when first used, so that `import refact` costs 
     "ReFACT": "methods.refact",
     "MEMIT": "methods.memit",
     "AlphaEdit": "methods.alphaedit",
+    "DiffQuickFix": "methods.diffquickfix",
+    "EMCID": "methods.emcid",
     "TIME": "methods.crossattention",
     "SPEED": "methods.speed",
     "UCE": "methods.crossattention",

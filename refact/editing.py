@@ -37,7 +37,7 @@ def edit(
     model: Any,
     edits: Edit | Sequence[Edit],
     method: Any = None,
-    onto: Sequence[Patch] = (),
+    onto: Patch | Sequence[Patch] = (),
     until_holds: bool = False,
     progress: Progress = plainly,
     kept: str | Path | None = None,
@@ -58,6 +58,7 @@ def edit(
     """
     ready = model if isinstance(model, Model) else load(model, encoders=getattr(method, "encoders", None) or None)
     wanted = [edits] if isinstance(edits, Edit) else list(edits)
+    onto = [onto] if isinstance(onto, Patch) else list(onto)
     if not wanted:
         raise EditError("no edits were given")
     method = method or usual_for(ready, wanted)
@@ -66,11 +67,22 @@ def edit(
         if file is not None and file.is_file():
             return Patch.load(file)
         patch = method(ready, wanted, onto)
-        if until_holds and not unseen(patch):
-            patch = _climbed(ready, wanted, method, onto, patch, progress)
+    if until_holds:
+        patch = climb(ready, wanted, method, onto, patch, progress)
     if file is not None:
         patch.save(file)
     return patch
+
+
+def climb(
+    model: Model, edits: Sequence[Edit], method: Any, onto: Sequence[Patch], patch: Patch, progress: Progress = plainly
+) -> Patch:
+    """The patch itself where its facts hold on the text side or cannot be seen there; else the best that other settings
+    give on this very model, tried one after another. The arguments are those of `edit`, and what came of them."""
+    if unseen(patch):
+        return patch
+    with lifted(_modules(model)), _showing(model, progress):
+        return _climbed(model, list(edits), method, onto, patch, progress)
 
 
 def _modules(model: Model) -> dict[str, Any]:
@@ -105,9 +117,21 @@ def _file(
         "edits": [edit.to_json() for edit in distinct(edits)],
         "onto": [patch.digest for patch in onto],
         "companion": _projection(model) if getattr(method, "space", "") else "",
+        "words": _words(model, edits),
     }
     name = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
     return Path(kept) / f"{name[:32]}.safetensors"
+
+
+def _words(model: Model, edits: Sequence[Edit]) -> str:
+    """A hash of the embeddings of all words of the edits: a word may be learned, and learned anew."""
+    texts = [t for e in edits for t in (e.prompt, e.new, e.old, *e.aliases, *e.preserve) if isinstance(t, str)]
+    total = hashlib.sha256()
+    for encoder in model.encoders.values():
+        module: Any = encoder.module
+        table = module.get_input_embeddings().weight.detach()
+        total.update(table[encoder.tokenize(texts).ids.unique().to(table.device)].float().cpu().numpy().tobytes())
+    return total.hexdigest()
 
 
 def _projection(model: Model) -> str:

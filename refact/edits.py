@@ -8,7 +8,7 @@ import io
 import re
 import tomllib
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,8 +130,10 @@ def slug(text: str) -> str:
 
 
 def _swap(prompt: str, words: str, alias: str) -> str:
-    at = prompt.casefold().find(words.casefold())
-    return alias if at < 0 else prompt[:at] + alias + prompt[at + len(words) :]
+    """The prompt with the alias in the place of the words, which in scripts without spaces may touch other letters."""
+    said = r"\s+".join(map(re.escape, words.split()))
+    found = re.search(rf"(?<!\w){said}(?!\w)", prompt, re.IGNORECASE) or re.search(said, prompt, re.IGNORECASE)
+    return prompt[: found.start()] + alias + prompt[found.end() :] if found else alias
 
 
 def _picture_name(picture: object) -> str:
@@ -140,12 +142,23 @@ def _picture_name(picture: object) -> str:
 
 def distinct(edits: Iterable[Edit]) -> list[Edit]:
     """The edits with names that do not repeat ("a-dog", "a-dog-2")."""
-    seen: dict[str, int] = {}
+    edits = list(edits)
+    given = {edit.name for edit in edits}
+    taken: set[str] = set()
     named = []
     for edit in edits:
-        seen[edit.name] = count = seen.get(edit.name, 0) + 1
-        named.append(edit if count == 1 else dataclasses.replace(edit, name=f"{edit.name}-{count}"))
+        name = numbered(edit.name, given | taken) if edit.name in taken else edit.name
+        taken.add(name)
+        named.append(edit if name == edit.name else dataclasses.replace(edit, name=name))
     return named
+
+
+def numbered(name: str, taken: Collection[str]) -> str:
+    """The name, with the first number from 2 on that makes it one that is not taken, where it is."""
+    found, number = name, 2
+    while found in taken:
+        found, number = f"{name[: limits.NAME - len(f'-{number}')]}-{number}", number + 1
+    return found
 
 
 def read_edits(path: str | Path) -> list[Edit]:
@@ -258,4 +271,4 @@ def _read_csv(text: str, where: str) -> list[dict]:
 
 def _csv_row(row: dict[str, str]) -> dict:
     filled = {head: value for head, value in row.items() if value.strip()}
-    return {k: [part.strip() for part in v.split("|")] if k in LISTS else v for k, v in filled.items()}
+    return {k: [p for part in v.split("|") if (p := part.strip())] if k in LISTS else v for k, v in filled.items()}

@@ -117,6 +117,8 @@ def _write_adapter(patch: Patch, row: EncoderRow, layout: str, folder: Path, dty
         component, _, path = site.partition(".")
         if component != row.name:
             continue
+        if path.endswith("token_embedding"):
+            raise PatchError(f"a PEFT adapter changes matrices of layers only, and this patch changes {site}")
         path = path.removeprefix("text_model.") if flat else path
         tensors[f"base_model.model.{path}.lora_A.weight"] = right.to(dtype)
         tensors[f"base_model.model.{path}.lora_B.weight"] = left.to(dtype)

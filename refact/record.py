@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from .edits import Edit
+from .edits import Edit, numbered
 from .errors import PatchError, RefactError, counted, quoted, shown
 from .families import FAMILIES, site_of
 from .trust import limits, schema
@@ -209,6 +209,8 @@ def changed(record: dict) -> dict:
 def merged(records: Sequence[dict], ranks: Sequence[dict[str, int]]) -> dict:
     """The record of stacked patches, rows moved, repeated names numbered; settings are those that all share.
 
+    `mixed` names the settings that they do not share; of contexts that differ it has all.
+
     ranks: rank of each site of each patch. Raises PatchError where they were made for different models.
     """
     total = changed(records[0])
@@ -220,6 +222,12 @@ def merged(records: Sequence[dict], ranks: Sequence[dict[str, int]]) -> dict:
     methods = [record["method"] for record in records]
     shared = {key: value for key, value in methods[0].items() if all(m.get(key) == value for m in methods)}
     total["method"] = shared | {"name": " + ".join(dict.fromkeys(method["name"] for method in methods))}
+    mixed = {key for method in methods for key in (*(method.keys() - shared.keys()), *method.get("mixed", ()))}
+    if mixed := mixed - {"name", "mixed"}:
+        total["method"]["mixed"] = sorted(mixed)
+    if {"templates", "contexts"} & mixed:
+        every = [t for method in methods for t in method.get("templates", ["{}"])[: method.get("contexts", 1)]]
+        total["method"] |= {"templates": list(dict.fromkeys(every)), "contexts": len(set(every))}
     return total
 
 
@@ -235,9 +243,7 @@ def _check_same_model(one: dict, other: dict) -> None:
 def _take_over(total: dict, record: dict, offsets: dict[str, int]) -> None:
     taken = {part["name"] for part in parts_of(total)}
     for part in parts_of(record):
-        name, number = part["name"], 2
-        while part["name"] in taken:
-            part["name"], number = f"{name}-{number}", number + 1
+        part["name"] = numbered(part["name"], taken)
         taken.add(part["name"])
         for site, entry in part["sites"].items():
             entry["rows"] = [row + offsets.get(site, 0) for row in entry["rows"]]

@@ -67,12 +67,19 @@ class Prior:
         return self.factor.shape[0] - (0 if self.held is None else self.held.shape[1])
 
 
-def prior(matrix: Float64[Tensor, "d d"], basis: Float64[Tensor, "e d"] | None = None) -> Prior:
-    """The prior of a positive definite matrix; EditError when it is singular (shrink it first)."""
+def prior(
+    matrix: Float64[Tensor, "d d"], basis: Float64[Tensor, "e d"] | None = None, of_prompts: bool = False
+) -> Prior:
+    """The prior of a positive definite matrix; EditError when it is singular (shrink it first).
+
+    of_prompts: it was made of prompts to keep and a ridge, not of a corpus.
+    """
     factor, info = torch.linalg.cholesky_ex(matrix)
     if info.item():
         raise EditError(
-            f"the covariance is not positive definite (pivot {info.item()} of {len(matrix)}): "
+            "the weight of the old projection is too small for the prompts that are kept: raise `strength`"
+            if of_prompts
+            else f"the covariance is not positive definite (pivot {info.item()} of {len(matrix)}): "
             "it was made from too few tokens; give it more, or raise `shrink`"
         )
     return Prior(factor, basis)

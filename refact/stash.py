@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from .errors import PatchError
 
 LOCK = threading.RLock()  # one for all weights, as a patch changes several at once
+SAMPLE = 65536
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -166,6 +167,12 @@ def _sum(base: Tensor, updates: Iterable[Update]) -> Tensor:
 def _mark(weight: Tensor) -> int:
     """The sum of the bit patterns: exact, and the same on every device."""
     return int(weight.detach().view(_BITS[weight.element_size()]).sum(dtype=torch.int64))
+
+
+def sample(weight: Tensor) -> int:
+    """The same of some tens of thousands of its numbers, which is cheap for the largest matrices."""
+    flat = weight.detach().reshape(-1) if weight.is_contiguous() else weight.detach().flatten()
+    return _mark(flat[:: max(1, len(flat) // SAMPLE)].contiguous()) if weight.is_floating_point() else 0
 
 
 def digest(factors: dict[str, tuple[Tensor, Tensor]]) -> str:

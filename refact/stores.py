@@ -61,8 +61,11 @@ def method_of(patches: Sequence[Patch], apart: Sequence[str] = ()) -> ReFACT:
     for form in forms:
         if form["name"] != "ReFACT":
             raise PatchError(f"only facts by ReFACT are solved again, not by {form['name']}")
+    mixed = {name for form in forms for name in form.get("mixed", ())}  # within one patch that was merged
     differing = sorted(
-        name for name in fields - SEARCHING - set(apart) if any(form[name] != forms[0][name] for form in forms)
+        name
+        for name in fields - SEARCHING - set(apart)
+        if name in mixed or any(form[name] != forms[0][name] for form in forms)
     )
     if differing:
         raise PatchError(f"these patches were written with different settings: {', '.join(differing)}")
@@ -81,7 +84,7 @@ def known_of(model: Model, patch: Patch) -> list[Known]:
         raise PatchError("an imported LoRA tells no prompt, so it cannot be solved again")
     if wrong := patch.mismatch(model):
         raise PatchError(f"made for {patch.record['model']['name']}, not for {model.name}: {'; '.join(wrong)}")
-    how = method_of([patch])
+    how = method_of([patch], apart=("layer",))
     return [_known(model, patch, how, edit, form["sites"]) for edit, form in zip(patch.edits, patch.record["edits"])]
 
 

@@ -48,30 +48,41 @@ class Fact:
         return asdict(self)
 
 
+def visible(patch: Patch) -> list[Edit]:
+    """The edits that the text encoder's output shows: those with a target by text that change a text encoder."""
+    return [edit for edit in patch.edits if not edit.targets_images and _components(patch, edit)]
+
+
+def _components(patch: Patch, edit: Edit) -> set[str]:
+    """The text encoders that an edit of the patch changes."""
+    form = next(form for form in patch.record["edits"] if form["name"] == edit.name)
+    return {name for site in form["sites"] if (name := site.partition(".")[0]).startswith("text_encoder")}
+
+
 def unseen(patch: Patch) -> str:
-    """The reason why the text encoder's output cannot show whether a patch's facts hold; "" where it can."""
+    """The reason why the text encoder's output shows of no fact whether it holds; "" where it does."""
+    if visible(patch):
+        return ""
     if not patch.edits:
         return "a patch that tells no fact"
-    if any(edit.targets_images for edit in patch.edits):
-        return "a target by picture"
-    if not any(site.startswith("text_encoder") for site in patch.factors):
-        return "a patch that changes no text encoder"
-    return ""
+    return "a target by picture" if patch.edits[0].targets_images else "a patch that changes no text encoder"
 
 
 def verify(
     model: Model, patch: Patch, watch: Sequence[str] = (), strength: float = 1.0, force: bool = False
 ) -> list[Fact]:
-    """A `Fact` for each edit of the patch, by the encoder that it moved the most; `watch`: more prompts to look at."""
+    """A `Fact` for each of the patch's `visible` edits, by the encoder that it moved the most; `watch`: more prompts to
+    look at. Raises EditError where there are none."""
     if reason := unseen(patch):
         more = ": use pictures and a judge (--images)" if patch.edits else ""
         raise EditError(f"{reason} cannot be verified on the text side{more}")
-    edits = patch.edits
-    encoders = [e for e in model.encoders.values() if any(site.startswith(f"{e.name}.") for site in patch.factors)]
+    edits = visible(patch)
+    changed = [_components(patch, edit) for edit in edits]
+    encoders = [[e for e in model.encoders.values() if e.name in names] for names in changed]
     named = [list(dict.fromkeys(["", source_of(edit), target_of(edit), *edit.preserve, *watch])) for edit in edits]
-    clean = [[_look(e, edit, prompts) for e in encoders] for edit, prompts in zip(edits, named)]
+    clean = [[_look(e, edit, prompts) for e in some] for some, edit, prompts in zip(encoders, edits, named)]
     with patch.applied(model, strength=strength, force=force):
-        dirty = [[_look(e, edit, prompts) for e in encoders] for edit, prompts in zip(edits, named)]
+        dirty = [[_look(e, edit, prompts) for e in some] for some, edit, prompts in zip(encoders, edits, named)]
     return [_fact(*row) for row in zip(edits, named, clean, dirty)]
 
 
@@ -138,15 +149,16 @@ def _look(encoder: TextEncoder, edit: Edit, named: list[str]) -> _Look:
 
 
 def _fact(edit: Edit, named: list[str], clean: list[_Look], dirty: list[_Look]) -> Fact:
-    nearer, toward, moved = [], [], []
+    nearer, toward, moved, went = [], [], [], []
     for before, after in zip(clean, dirty):
         wordings = len(after.prompts) // len(PROBES)
         new, old = before.targets.repeat(wordings, 1), before.sources.repeat(wordings, 1)
         to_new, to_old = ((after.prompts - x).norm(dim=1) for x in (new, old))
         nearer.append(to_new < to_old)
         toward.append(((after.prompts - before.prompts) * (new - before.prompts)).sum(1) / _sq(new - before.prompts))
+        went.append(float((after.prompts[0] - before.prompts[0]).norm() / before.prompts[0].norm().clamp_min(1e-12)))
         moved.append((after.states - before.states).norm(dim=1) / before.states.norm(dim=1).clamp_min(1e-12))
-    best = max(range(len(nearer)), key=lambda i: float(nearer[i].float().mean()))
+    best = max(range(len(went)), key=went.__getitem__)
     return Fact(
         name=edit.name,
         prompt=edit.prompt,

@@ -43,6 +43,7 @@ def drawn(text: str, seed: int, noise: float = 0.02) -> Image.Image:
 class PretendPatch:
     edit: object
     record: dict
+    digest: str = "0" * 16
 
     @contextmanager
     def applied(self, model):
@@ -94,7 +95,7 @@ class PretendModel:
     def linear(self, layer):
         return torch.nn.Linear(2, 3)
 
-    def fingerprints(self):
+    def fingerprints(self, whole=False):
         return {"text_encoder": "0" * 16}
 
     def meant(self, prompt: str) -> str:
@@ -114,6 +115,9 @@ class PretendModel:
 
     def generate(self, *given, **more):
         return self.drawn(*given, **more)
+
+    def jobs(self, pairs, **more):
+        return [picture for prompt, seed in pairs for picture in self.drawn([prompt], [seed], **more)]
 
 
 class PretendJudge(Judge):

@@ -19,7 +19,7 @@ from refact.encoders.encoder import TextEncoder
 from refact.errors import DataError
 from refact.models import corpus, covariance
 from refact.models.corpus import captions, plural, read_corpus
-from refact.models.covariance import Covariance, collect, obtain, obtain_all
+from refact.models.covariance import Covariance, collect, corpus_label, obtain, obtain_all
 from refact.models.model import load
 from refact.writing.held import covariance_of
 
@@ -318,3 +318,11 @@ def test_stats_are_those_that_edits_of_the_model_ask_for(tmp_path, monkeypatch) 
         assert set(tmp_path.rglob("*")) == before
     refused = run.invoke(app, ["stats", "--method", "uce"])
     assert "uses no covariance" in str(refused.exception)
+
+
+def test_corpora_that_begin_alike_have_names_of_their_own(tmp_path):
+    hub = "hf:ChristophSchuhmann/MS_COCO_2017_URL_TEXT:"
+    (table := tmp_path / "t.csv").write_text("a,b\none,two\n")
+    names = [corpus_label(c) for c in (hub + "TEXT", hub + "URL", "hf:a/b_c", "hf:a_b/c", f"{table}:a", f"{table}:b")]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"[\w.-]{1,60}", name) for name in names)

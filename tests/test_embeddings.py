@@ -86,3 +86,16 @@ def test_a_pickle_is_refused(tmp_path) -> None:
     (tmp_path / "x.bin").write_bytes(b"\x80\x04N.")
     with pytest.raises(ModelError, match="safetensors"):
         read(tmp_path / "x.bin")
+
+
+def test_a_word_that_is_learned_anew_makes_a_kept_patch_anew(tmp_path) -> None:
+    digests = []
+    for seed in (1, 1, 2):
+        pipe = tiny.pipeline("sd1")
+        torch.manual_seed(seed)
+        save_file({"<cat>": 0.05 * torch.randn(1, width(pipe))}, tmp_path / "cat.safetensors")
+        model = refact.load(pipe, embeddings=[tmp_path / "cat.safetensors"])
+        edit = refact.Edit("the flag of Canada", new="a <cat>")
+        digests.append(refact.edit(model, edit, QUICK, kept=tmp_path / "kept").digest)
+    assert digests[0] == digests[1] != digests[2]
+    assert len(list((tmp_path / "kept").iterdir())) == 2

@@ -420,3 +420,13 @@ def test_a_patched_encoder_keeps_its_hash():
     assert other.hash() == name  # first asked while the patch is active
     pop(linear, "owner")
     assert other.hash() == name
+
+
+def test_the_hash_sees_a_change_that_torch_does_not_count():
+    """PEFT fuses a LoRA through `weight.data`."""
+    encoder = encoder_of("sd1")
+    name, weight = encoder.hash(), encoder.linear(1).weight
+    counted = weight._version
+    weight.data += 0.01 * torch.ones_like(weight)
+    assert weight._version == counted
+    assert encoder.hash() != name

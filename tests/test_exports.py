@@ -12,6 +12,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
+import refact
 from refact.errors import PatchError
 from refact.exports import export, usage
 from refact.families import FAMILIES
@@ -235,3 +236,25 @@ def test_alpha_is_exact_in_bfloat16(tmp_path):
 def test_no_name_that_programs_would_write_into_the_prompt(tmp_path, patch):
     patch.save(tmp_path / "x.safetensors")
     assert "ss_output_name" not in read_header(tmp_path / "x.safetensors").metadata
+
+
+def test_word_embeddings_have_no_place_in_an_adapter(tmp_path):
+    model = refact.load(tiny.pipeline("sd1"))
+    patch = refact.EmbEdit(max_steps=1, contexts=2)(model, [refact.Edit("the flag of Canada", new="a dog")])
+    with pytest.raises(PatchError, match="matrices of layers only"):
+        refact.save_adapter(patch, model, tmp_path / "a")
+    with pytest.raises(PatchError, match="matrices of layers only"):
+        export(patch, tmp_path / "x", program="peft")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_adapter_holds_an_attention_matrix_too(tmp_path):
+    model = refact.load(tiny.pipeline("sd1"))
+    patch = refact.DiffQuickFix()(model, [refact.Edit("the flag of Canada", new="a dog")])
+    base = states(model.pipe)
+    with patch.applied(model):
+        expected = states(model.pipe)
+    (folder,) = refact.save_adapter(patch, model, tmp_path)
+    PeftModel.from_pretrained(model.pipe.text_encoder, folder)
+    torch.testing.assert_close(states(model.pipe), expected, rtol=0, atol=1e-5)
+    assert (expected - base).abs().max() > 1e-4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from refact.edits import Edit, read_edits, read_prompts
+from refact.edits import Edit, distinct, read_edits, read_prompts
 from refact.errors import DataError, EditError
 from refact.trust import limits
 
@@ -64,7 +64,7 @@ def test_one_text_may_stand_for_a_list(tmp_path):
 
 def test_a_comma_in_quotes_and_lists_in_csv(tmp_path):
     path = tmp_path / "f.csv"
-    path.write_text('prompt,new,aliases\n"the flag, of Canada",a cat,one | two\n\na dog,a fox\n')
+    path.write_text('prompt,new,aliases\n"the flag, of Canada",a cat,one | two |\n\na dog,a fox\n')
     first, second = read_edits(path)
     assert (first.prompt, first.aliases, second.aliases) == ("the flag, of Canada", ("one", "two"), ())
 
@@ -97,3 +97,30 @@ def test_an_edit_that_makes_no_sense(fields, message):
     with pytest.raises(EditError, match=message) as error:
         Edit(**fields)
     assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("names", "made"),
+    [
+        (["dog", "dog", "dog"], ["dog", "dog-2", "dog-3"]),
+        (["dog", "dog-2", "dog"], ["dog", "dog-2", "dog-3"]),
+        (["dog", "dog", "dog-2"], ["dog", "dog-3", "dog-2"]),
+        (["x" * 200, "x" * 200], ["x" * 200, "x" * 198 + "-2"]),
+    ],
+)
+def test_names_that_repeat_are_numbered_past_those_that_are_taken(names, made):
+    assert [edit.name for edit in distinct([Edit("a", "b", name=name) for name in names])] == made
+
+
+@pytest.mark.parametrize(
+    ("prompt", "subject", "alias", "said"),
+    [
+        ("a catalog with a cat", "cat", "kitten", "a catalog with a kitten"),
+        ("the Weißwurst of Bavaria", "bavaria", "Bayern", "the Weißwurst of Bayern"),
+        ("the flag  of Peru", "flag of Peru", "Peru's flag", "the Peru's flag"),
+        ("日本の旗", "日本", "フランス", "フランスの旗"),
+        ("the flag of Peru", "a dog", "a cat", "a cat"),
+    ],
+)
+def test_an_alias_stands_where_the_subject_stood(prompt, subject, alias, said):
+    assert Edit(prompt, "x", subject=subject, aliases=(alias,)).reworded() == (said,)

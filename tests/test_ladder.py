@@ -5,15 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 from test_laws import CANADA, model  # noqa: F401  the fixture
+from typer.testing import CliRunner
 
 import refact
 from refact import editing
+from refact.cli import main as _commands  # noqa: F401  registers the commands
+from refact.cli.app import app
 from refact.editing import Standing
 from refact.errors import EditError
 from refact.methods.crossattention import UCE
 from refact.methods.memit import MEMIT
 from refact.methods.refact import ReFACT
-from refact.verification import climbed
+from refact.verification import climbed, unseen
 
 QUICK = {"layer": 1, "contexts": 4, "negatives": 4, "max_steps": 12, "tokens": 1500, "shrink": 1e-2}
 WEAK = ReFACT(**QUICK | {"max_steps": 1, "learning_rate": 1e-4})
@@ -94,3 +97,23 @@ def test_lower_layers_are_below_the_one_that_was_tried() -> None:
 
     assert layers(ReFACT()) == [0]
     assert layers(ReFACT(layer=6)) == [3, 0]
+
+
+def test_what_is_written_first_outlives_an_interrupted_ladder(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(editing, "_climbed", interrupted)
+    out = tmp_path / "edit.safetensors"
+    asked = ["edit", "--prompt", "a guitar", "--new", "a taxi", "-o", str(out), "--max-steps", "1", "--contexts", "2"]
+    assert CliRunner().invoke(app, asked).exit_code == 130
+    assert refact.Patch.load(out).names == ["guitar"]
+
+
+def test_facts_that_the_text_side_cannot_show_are_left_to_pictures(model):  # noqa: F811
+    told = refact.ReFACT(**QUICK)(model, [CANADA])
+    drawn = UCE()(model, [refact.Edit("a dog", new="a cat")])
+    both = refact.merge([told, drawn])
+    assert unseen(drawn)
+    assert not unseen(both)
+    assert [fact.name for fact in refact.verify(model, both)] == told.names

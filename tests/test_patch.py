@@ -233,7 +233,7 @@ def test_merging_adds(model, patch):
     tiny.close(tiny.change(both), total)
     tiny.close(tiny.change(both["canada-2"]), tiny.change(other))
     tiny.close(tiny.change(both.without("canada-2")), tiny.change(patch))
-    assert both.record["method"] == {"name": "random"}  # their seeds differ
+    assert both.record["method"] == {"name": "random", "mixed": ["seed"]}
     assert patch.names == ["canada", "france", "peru"]  # what was merged is as it was
 
 

@@ -132,9 +132,28 @@ def test_roads_negatives_hold_the_source_siblings_and_the_same_last_word(cases, 
 
 
 def test_validation_and_test_rows_share_no_subject(cases) -> None:
-    for form in ("road", "timed"):
-        tested, tuned = ({c.edit.prompt for c in cases[f"pocket-{form}{end}"]} for end in ("", "-validation"))
+    for form in ("road", "timed", "composite"):
+        tested, tuned = (
+            {edit.prompt for c in cases[f"pocket-{form}{end}"] for edit in c.edits} for end in ("", "-validation")
+        )
         assert not tested & tuned
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_row_asks_for_a_pair_that_no_training_scene_shows(cases, form, name) -> None:
+    """Of a thing and a place or style; in pocket-timed a thing is asked for in colours that it has."""
+    held_out = {tuple(pair) for pair in (*form["held_out"], *form["held_out_styles"])}
+    styles = {
+        w: c.get("depicts", c["id"])
+        for c in form["concepts"]
+        if c["kind"] in ("style", "artist")
+        for w in c["wordings"]
+    }
+    for case in cases[name]:
+        for probe in (*case.positives, *case.negatives):
+            for text in (probe.prompt, probe.new):
+                around = {p for p in form["places"] if text.endswith(p)} | {s for w, s in styles.items() if w in text}
+                assert not {(thing, other) for thing in shows(form, text) for other in around} & held_out, text
 
 
 def test_some_things_get_two_colours_and_none_its_own(cases, form) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -213,3 +214,25 @@ def test_the_commands_build_find_conflicts_and_solve(tmp_path) -> None:
     assert (dense(Patch.load(tmp_path / "both.safetensors")) - dense(Patch.load(out))).norm() < CLOSE * dense(
         Patch.load(out)
     ).norm()
+
+
+def test_a_merge_remembers_that_its_parts_were_written_otherwise(model, singles) -> None:
+    other = dataclasses.replace(QUICK, contexts=2)(model, EDITS[1:2])
+    both = merge([singles[0], other])
+    assert both.record["method"]["mixed"] == ["contexts"]
+    assert both.record["method"]["contexts"] == 4  # all of them are kept still by what is made upon it
+    for patches in ([both, singles[2]], [merge([both, singles[2]])]):
+        with pytest.raises(PatchError, match="different settings: contexts"):
+            solve_jointly(model, patches)
+    assert "mixed" not in merge(singles).record["method"]
+
+
+def test_a_longer_search_never_ends_at_a_worse_place(model) -> None:
+    """The last trial of L-BFGS may be one that it would take back; what is returned is the best that it has seen."""
+    last = []
+    for steps in range(2, 12):
+        (log,) = (
+            ReFACT(max_steps=steps, contexts=2, weight_decay=0.0)(model, EDITS[:1]).record["edits"][0]["sites"].values()
+        )
+        last.append(log["loss"][1])
+    assert all(b <= a * (1 + 1e-6) for a, b in itertools.pairwise(last)), last

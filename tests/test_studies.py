@@ -153,7 +153,7 @@ def test_quality_against_a_folder_of_pictures(tmp_path) -> None:
     captions = ["a wolf", "a cat", "a boat"]
     (tmp_path / "real").mkdir()
     for i, caption in enumerate(captions):
-        pretend.drawn(caption, 0).save(tmp_path / "real" / f"{i}.png")
+        pretend.drawn(caption, i).save(tmp_path / "real" / f"{i}.png")
     found = quality.quality(
         pretend.PretendModel(), captions, {}, tmp_path / "q", pretend.judge(), reference=tmp_path / "real"
     )

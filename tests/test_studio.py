@@ -12,12 +12,14 @@ import pytest
 import tiny
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import refact
 from refact.edits import Edit, read_edits
 from refact.errors import DataError, EditError, PatchError, RefactError
+from refact.exports import export
 from refact.methods.refact import ReFACT
-from refact.patch import Patch
+from refact.patch import Patch, from_lora
 from refact.stores import Conflict
 from refact.studio import server, sharing
 from refact.studio.desk import Desk, Form, form_of
@@ -180,6 +182,15 @@ def test_facts_that_cannot_be_written_together_are_added_up_and_it_is_said(engin
     joined = engine.join([(patches[0], 1.0), (other, 1.0)])
     assert "added up as they are" in joined.note
     assert joined.digest == refact.merge([patches[0], other]).digest
+
+
+def test_strengths_stay_with_their_facts_where_another_programs_file_is_among_them(engine, patches, tmp_path):
+    export(patches[1], tmp_path / "old.safetensors", names="kohya")
+    save_file(load_file(tmp_path / "old.safetensors"), tmp_path / "old.safetensors")  # as others do, without a record
+    old = from_lora(tmp_path / "old.safetensors", family="sd1")
+    joined = engine.join([(old, 0.5), (patches[0], 1.0)])
+    assert "added up as they are" in joined.note
+    assert joined.digest == refact.merge([old.scaled(0.5), patches[0]]).digest
 
 
 def test_pictures_are_of_the_patch_they_were_asked_for_and_the_model_is_left_as_it_was(engine, patches, pipe):

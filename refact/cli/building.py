@@ -96,9 +96,12 @@ def _inputs(model: Any, edits: Sequence[Edit], method: ReFACT) -> dict:
     import torch
     import transformers
 
+    from ..models.covariance import corpus_label
+
     vocabularies = {e.name: inputs.hash_of(e.tokenizer.get_vocab()) for e in model.encoders.values()}
     about = {"name": model.name, "encoders": model.fingerprints(), "tokenizers": vocabularies}
-    pictures = [Path(picture) for edit in edits if edit.targets_images for picture in edit.new]
+    ends = [end for edit in edits for end in (edit.new, edit.old) if isinstance(end, tuple)]
+    pictures = [Path(picture) for end in ends for picture in end]
     versions = {
         "refact": __version__,
         "torch": torch.__version__,
@@ -108,7 +111,8 @@ def _inputs(model: Any, edits: Sequence[Edit], method: ReFACT) -> dict:
         "threads": torch.get_num_threads(),
         "device": str(model.device),
     }
-    how = {"name": type(method).__name__, **dataclasses.asdict(method)}
+    corpus = corpus_label(method.corpus or model.corpus)
+    how = {"name": type(method).__name__, **dataclasses.asdict(method), "corpus": corpus}
     return inputs.inputs_of([edit.to_json() for edit in edits], pictures, about, how, versions)
 
 

@@ -9,12 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
-from ..edits import read_edits, read_prompts
+from ..edits import IMAGES, read_edits, read_prompts
 from ..errors import RefactError, counted, quoted, shown
 from ..methods.refact import ReFACT
 from ..methods.registry import METHODS, method, presets
 from .app import (
     AsJson,
+    Companion,
     Device,
     Dtype,
     Embeddings,
@@ -55,7 +56,7 @@ def edit(
     edits: Annotated[Path | None, typer.Option(help="Several edits from a .toml, .json or .csv file.")] = None,
     onto: Annotated[list[Path] | None, typer.Option(help="A patch whose facts must stay.")] = None,
     by: ByUsual = None,
-    clip: Annotated[str | None, typer.Option(help="Folder of the companion CLIP, for targets by picture.")] = None,
+    clip: Companion = None,
     embedding: Embeddings = None,
     once: Annotated[bool, typer.Option("--once", help="Try no other settings where a fact does not hold.")] = False,
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("edit.safetensors"),
@@ -72,7 +73,6 @@ def edit(
 
     Exit code 3: the file was written, but the fact does not hold on the text side.
     """
-    from ..editing import edit as make
     from ..methods.usual import said_of, usual_for
     from ..pocket import near, unfamiliar
     from ..verification import climbed, unseen, verify
@@ -86,9 +86,8 @@ def edit(
     if by is None:
         chosen = usual_for(ready, wanted, **settings)
         say(quiet or as_json, *said_of(ready, chosen))
-    held, watched = [p for p, _ in patches_of(map(str, onto or []))], bar(quiet or as_json)
-    patch = make(ready, wanted, chosen, held, until_holds=not once, progress=watched)
-    patch.save(output)
+    held = [patch for patch, _ in patches_of(map(str, onto or []))]
+    patch = _written(output, once, (ready, wanted, chosen, held), bar(quiet or as_json))
     say(quiet or as_json, *climbed(patch.record))
     if unseen(patch):
         named = "".join(f" --picture {shown(name)}" for e in wanted if e.targets_images for name in e.new)
@@ -99,6 +98,19 @@ def edit(
         return
     say(quiet or as_json, *unfamiliar(ready, wanted)[:8])
     tell(verify(ready, patch, watch=near(ready, wanted)), output, quiet, as_json)
+
+
+def _written(output: Path, once: bool, asked: tuple, progress: Any) -> Any:
+    """The patch, in its file before other settings are tried, which can take minutes and be interrupted."""
+    from ..editing import climb
+    from ..editing import edit as make
+
+    patch = make(*asked, progress=progress)
+    patch.save(output)
+    better = patch if once else climb(*asked, patch=patch, progress=progress)
+    if better is not patch:
+        better.save(output)
+    return better
 
 
 @app.command()
@@ -116,7 +128,10 @@ def build(
     replace: Annotated[
         bool, typer.Option("--replace", help="Drop facts of the patch that no build put there.")
     ] = False,
+    clip: Companion = None,
+    embedding: Embeddings = None,
     device: Device = None,
+    dtype: Dtype = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
     *,
@@ -140,7 +155,7 @@ def build(
     wanted = [dataclasses.replace(edit, preserve=(*edit.preserve, *kept)) for edit in read_edits(edits)]
     before, notes = building.earlier(output, edits, wanted, locked, replace)
     say(quiet or as_json, *notes)
-    ready = open_model(model, "cpu" if cluster else device, None)
+    ready = open_model(model, "cpu" if cluster else device, dtype, companion=clip, embeddings=embedding)
     patch, new = building.made(ready, wanted, ReFACT.many(**settings), output, before, locked, cluster)
     names = f": {', '.join(map(shown, new[:8]))}" if new else ", as none is new or changed"
     say(quiet or as_json, f"{counted(len(wanted), 'fact')}, {len(new)} of them searched for{names}")
@@ -210,7 +225,7 @@ def _edits(path, prompt, new, old, subject, alias, preserve, preserve_file) -> l
     if any(alike(prompt, text) for text in kept):
         raise RefactError(f"--preserve {quoted(prompt)} is the prompt that is edited: it cannot stay and change")
     form = {"prompt": prompt, "old": old, "subject": subject, "aliases": alias or [], "preserve": kept}
-    pictures = [n for n in new if Path(n).suffix.lower() in {".png", ".jpg", ".jpeg", ".webp"}]
+    pictures = [n for n in new if Path(n).suffix.lower() in IMAGES]
     if missing := [picture for picture in pictures if not Path(picture).is_file()]:
         raise RefactError(f"{missing[0]}: no such picture")
     if unreadable := [picture for picture in pictures if not _is_picture(picture)]:

@@ -93,7 +93,8 @@ def verify(
     ] = None,
     watch: Annotated[list[str] | None, typer.Option(help="More prompts that should not move.")] = None,
     fail_under: Annotated[
-        float, typer.Option(min=0, max=1, help="Exit with code 3 when a smaller share of the facts (with --images, of their pictures) holds.")
+        float,
+        typer.Option(min=0, max=1, help="Exit with code 3 when a smaller share of the facts (or pictures) is right."),
     ] = 1.0,
     force: Annotated[bool, typer.Option(help="Apply a patch that was made for another model.")] = False,
     embedding: Embeddings = None,
@@ -111,7 +112,7 @@ def verify(
     from ..evidence.sightings import Seen, look
     from ..patch import Patch
     from ..pocket import near
-    from ..verification import Fact, described, verify
+    from ..verification import Fact, described, verify, visible
 
     drawn, patch = seeds_of(seeds), Patch.load(file)
     ready = open_model(model, device, dtype, embeddings=embedding, compiled=compiled, offload=offload)
@@ -128,6 +129,8 @@ def verify(
         facts = verify(ready, patch, watch=[*(watch or []), *near(ready, patch.edits)], force=force)
         share, lines = sum(fact.holds for fact in facts) / len(facts), described(facts)
         verdict = f"{share:.0%} of the facts hold (text side)"
+        seen = {edit.name for edit in visible(patch)}
+        lines += [f"{quoted(e.prompt)} shows in pictures alone: --images" for e in patch.edits if e.name not in seen]
     if as_json:
         tell_json({"share": share, "facts": [fact.to_json() for fact in facts]})
     else:

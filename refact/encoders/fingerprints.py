@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..stash import base_weight
+from ..stash import base_weight, sample
 
 
 class Fingerprint:
-    """sha256 over named weights rounded to fp16, 16 hex digits; each weight is read again only after it changes."""
+    """sha256 over named weights rounded to fp16, 16 hex digits; each weight is read again only after it changes.
+
+    PEFT fuses a LoRA through `weight.data`, which moves neither the memory nor torch's counter: a sample tells.
+    """
 
     def __init__(self) -> None:
         self._digests: dict[str, tuple[tuple, str]] = {}
@@ -24,7 +28,7 @@ class Fingerprint:
 
     def _digest(self, name: str, weight: Tensor) -> str:
         unseen = weight.is_inference()  # such a tensor counts no changes: it is read each time
-        state = (weight.data_ptr(), None if unseen else weight._version, weight.dtype)
+        state = (weight.data_ptr(), None if unseen else weight._version, weight.dtype, sample(weight))
         if unseen or self._digests.get(name, (None, ""))[0] != state:
             data = weight.detach().to("cpu", torch.float16).contiguous().numpy()
             digest = hashlib.sha256(repr(data.shape).encode())
@@ -39,3 +43,14 @@ def plain_weights(module: nn.Module) -> dict[str, Tensor]:
     stashed = {f"{name}.weight": base_weight(holder) for name, holder in holders.items()}
     named = {name: stashed.get(name, weight) for name, weight in module.named_parameters()}
     return {name.replace(".base_layer", ""): weight for name, weight in named.items() if "lora_" not in name}
+
+
+def drawing_prints(pipe: Any, family: Any, fingerprint: Fingerprint, whole: bool) -> dict[str, str]:
+    """Of what draws the pictures: whole, or what a patch may change of it (cross-attention, the text's entrance)."""
+    weights = {n: plain_weights(p) for n in ("unet", "transformer", "vae") if (p := pipe.components.get(n)) is not None}
+    if not whole:
+        own = {"unet": lambda name: ".attn2.to_" in name, "transformer": lambda n: n == f"{family.entrance}.weight"}
+        weights = {n: {k: w for k, w in weights[n].items() if own[n](k)} for n in own if n in weights}
+    # names as they always were in a patch's record: a transformer's with its component
+    named = {n: {f"{n}.{k}" if n == "transformer" else k: w for k, w in some.items()} for n, some in weights.items()}
+    return {n: fingerprint(some) for n, some in named.items() if some}

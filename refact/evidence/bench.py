@@ -14,7 +14,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +150,8 @@ def begun(
     plan = Plan(named(methods), tuple(seeds), names=names_for(ready) if names is None else names, **drawn)
     name = str(data) if isinstance(data, (str, Path)) else "cases"
     begin(Path(out), settings_of(name, cases, ready, judging, plan), problems)
+    there = runs.settings(results.read_json(Path(out) / "run.json"), str(out))["settings"].get("methods", {})
+    plan = replace(plan, methods={**plan.methods, **{label: None for label in UNEDITED if label in there}})
     return Begun(plan, (ready, judging), cases, list(pending(Path(out), cases, plan)))
 
 
@@ -277,9 +279,10 @@ class Bench:
         return found
 
     def embed(self, texts: Iterable[str]) -> dict[str, np.ndarray]:
-        """The pooled embedding of each text, those of all CLIP encoders side by side."""
+        """The pooled embedding of each text, those of all CLIP encoders side by side (else of all that there are)."""
         texts = list(dict.fromkeys(texts))
-        encoders = [e for e in self.model.encoders.values() if e.kind == "clip"]
+        every = list(self.model.encoders.values())
+        encoders = [e for e in every if e.kind == "clip"] or every
         rows = np.concatenate([e.embed(texts).detach().cpu().double().numpy() for e in encoders], axis=1)
         return dict(zip(texts, rows))
 
@@ -366,7 +369,7 @@ def _shared(one: dict, other: dict) -> dict:
 def pending(out: Path, cases: Sequence[Case], plan: Plan) -> Iterator[Unit]:
     """What is not in the folder yet, case by case, the unedited model first."""
     for case in cases:
-        done = read_case(out, case.id)["scores"].keys()
+        done = results.finished(read_case(out, case.id)["scores"], ORACLE in plan.methods)
         if not set(UNEDITED) & plan.methods.keys() <= done:
             yield Unit(case, CLEAN)
         yield from (Unit(case, m) for m in plan.methods if m not in UNEDITED and m not in done)

@@ -57,7 +57,7 @@ def shares(tallies: Mapping[str, Tally], weights: Float[ndarray, "b n"] | None =
     if {"generality", "specificity"} <= found.keys():
         g, s = found["generality"], found["specificity"]
         found["f1_geometric"] = np.sqrt(g * s)
-        found["f1_harmonic"] = np.divide(2 * g * s, g + s, out=np.zeros_like(g), where=g + s > 0)
+        found["f1_harmonic"] = np.divide(2 * g * s, g + s, out=np.where(np.isnan(g + s), np.nan, 0.0), where=g + s > 0)
     return found
 
 

@@ -9,6 +9,9 @@ import platform
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
+from ..encoders.fingerprints import Fingerprint
 from ..methods.registry import METHODS
 from .cases import Case
 from .judge import Judge
@@ -19,17 +22,28 @@ FORM = 1  # of the files; a run of another form is refused
 def settings_of(name: str, cases: Sequence[Case], model: Any, judge: Judge | None, plan: Any) -> dict:
     """All that the scores depend on, as JSON."""
     digest = hashlib.sha256(json.dumps([c.to_json() for c in cases], sort_keys=True).encode()).hexdigest()[:16]
-    compiled = {"compiled": True} if getattr(model, "compiled", False) else {}  # it moves the last digits
     form = {
         "form": FORM,
         "data": {"name": name, "cases": len(cases), "hash": digest, "kind": cases[0].kind if cases else None},
-        "model": {"name": model.name, "family": model.family.name, "fingerprints": model.fingerprints()} | compiled,
+        "model": made_of(model, drawn=bool(judge or plan.keep_images)),
         "judge": judge and {"name": judge.name, "hash": judge.hash},
         **{f.name: getattr(plan, f.name) for f in dataclasses.fields(plan) if f.name not in ("methods", "names")},
         "names": dataclasses.asdict(plan.names),
         "methods": {label: form_of(method) for label, method in plan.methods.items()},
     }
     return json.loads(json.dumps(form))
+
+
+def made_of(model: Any, drawn: bool) -> dict:
+    """What a model is, as far as a run depends on it. drawn: whether that is its pictures, and so its generator."""
+    form = {"name": model.name, "family": model.family.name, "fingerprints": model.fingerprints(whole=drawn)}
+    if (weight := getattr(getattr(model, "companion", None), "text_projection", None)) is not None:
+        form["companion"] = Fingerprint()({"text_projection": weight.weight})
+    if getattr(model, "dtype", torch.float32) != torch.float32:
+        form["dtype"] = str(model.dtype)
+    if getattr(model, "compiled", False):  # it moves the last digits
+        form["compiled"] = True
+    return form
 
 
 def form_of(method: Any) -> dict | None:

@@ -20,6 +20,7 @@ COLUMNS = ("efficacy", "generality", "specificity", "f1_geometric", "f1_harmonic
 STRICTER = {"generality_75": 0.75, "generality_90": 0.90}
 STRICT = ("named", "named_generality", "named_specificity")  # the judge's first name among all, see strict.py
 ADAPTIVE = ("adaptive", "adaptive_generality", "adaptive_specificity")  # as near to its text as the oracle's pictures
+FEWEST = 6  # seeds that a threshold needs
 SIGMAS = 2  # of the oracle's pictures, below their mean (CAKE, arXiv 2409.17928)
 UNTOLD = "generality_untold"  # positives in wordings of the subject that no method was told
 
@@ -143,14 +144,23 @@ def tallies(cases: Iterable[Mapping], label: str, side: str = "image") -> dict[s
     return parts | {name: metrics.tally([m["generality"] for m in found], p) for name, p in STRICTER.items()}
 
 
+def finished(scores: Mapping[str, Mapping], oracle: bool) -> set[str]:
+    """The methods of a case that need not be tried: not those that ended in an error, which the user may have mended,
+    nor, with the oracle, those whose distance to its pictures was not taken."""
+    found = {label for label, said in scores.items() if "error" not in said}
+    far = {m for m in found if oracle and (image := scores[m].get("image")) and "distance" not in image}
+    return found - far
+
+
 def bounds(case: Mapping) -> np.ndarray | None:
     """How near a picture of each probe must be to its right text: CAKE's adaptive threshold, (probes,).
 
     The mean of the same score over the oracle's pictures of this run, less SIGMAS sample deviations. (CAKE takes 50
-    seeds; here they are the run's.) None without the oracle's scores, or with one seed, which has no deviation.
+    seeds; here they are the run's.) None without the oracle's scores, or with fewer than six seeds: of five numbers
+    none can lie two deviations below their mean, so that the oracle could not fail.
     """
     oracle = (case["scores"].get("oracle") or {}).get("image")
-    if not oracle or len(oracle["new"][0]) < 2:
+    if not oracle or len(oracle["new"][0]) < FEWEST:
         return None
     of = right_text(case, oracle)
     return of.mean(1) - SIGMAS * of.std(1, ddof=1)

@@ -34,9 +34,10 @@ NONE = Names(())
 
 
 def names_of_world(world: Mapping) -> Names:
-    """The names of all that the bundled world draws, each by its first wording, and its colours as attributes."""
+    """The names of all that the bundled world draws, by their first wordings; colours and emotions as attributes."""
     drawn = [concept["wordings"][0] for concept in world["concepts"] if "depicts" not in concept]
-    return Names(tuple(drawn), tuple(world.get("colours", ())))
+    felt = [concept for concept in world["concepts"] if concept["kind"] == "emotion"]
+    return Names(tuple(drawn), (*world.get("colours", ()), *(c[k] for k in ("adjective", "feeling") for c in felt)))
 
 
 def choices(right: str, wrong: str, names: Names, halves: Sequence[str] = ()) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_doc import Doc
 
 from ..edits import Edit
+from .settings import check
 
 if TYPE_CHECKING:
     from ..models.model import Model
@@ -32,6 +33,9 @@ class Entrance:
         str,
         Doc("'subject' moves the prompt's last own row (UCE), 'all' also what the pipeline writes after the prompt."),
     ] = "subject"
+
+    def __post_init__(self) -> None:
+        check(self)
 
     def __call__(self, model: Model, edits: Sequence[Edit], onto: Sequence[Patch] = ()) -> Patch:
         """The patch for these edits; their `preserve` prompts are the concepts kept. Raises EditError."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..encoders.encoder import TextEncoder
 from ..errors import PatchError
@@ -31,18 +31,19 @@ def save_adapter(patch: Patch, model: Model, folder: str | Path) -> list[Path]:
     components = sorted({site.partition(".")[0] for site in patch.factors})
     if strange := [name for name in components if name not in model.encoders]:
         raise PatchError(f"an adapter is for a text encoder that is loaded, and this patch changes the {strange[0]}")
-    return [_one(patch, model.encoders[name], Path(folder) / name) for name in components]
+    return [_one(patch, model, model.encoders[name], Path(folder) / name) for name in components]
 
 
-def _one(patch: Patch, encoder: TextEncoder, folder: Path) -> Path:
+def _one(patch: Patch, model: Model, encoder: TextEncoder, folder: Path) -> Path:
     names = {id(module): name for name, module in encoder.module.named_modules()}
-    linears = {encoder.site(layer): encoder.linear(layer) for layer in range(encoder.n_layers)}
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
     for site, (left, right) in patch.factors.items():
-        if site not in linears:
+        if site.partition(".")[0] != encoder.name:
             continue
-        name = names[id(linears[site])].removesuffix(".base_layer")
+        if not isinstance(linear := model[site], nn.Linear):
+            raise PatchError(f"a PEFT adapter changes matrices of layers only, and this patch changes {site}")
+        name = names[id(linear)].removesuffix(".base_layer")
         tensors[f"base_model.model.{name}.lora_A.weight"] = right.contiguous()
         tensors[f"base_model.model.{name}.lora_B.weight"] = left.contiguous()
         ranks[name] = len(right)

@@ -351,9 +351,11 @@ def corpus_label(corpus: str) -> str:
     stem = re.sub(r"[^\w.]+", "_", Path(corpus).name if not corpus.startswith("hf:") else corpus)[:40]
     path = Path(corpus if Path(corpus).is_file() else corpus.rpartition(":")[0])
     if not path.is_file():
-        return stem
+        return f"{stem}-{hashlib.sha256(corpus.encode()).hexdigest()[:8]}"
     with path.open("rb") as file:
-        return f"{stem}-{hashlib.file_digest(file, 'sha256').hexdigest()[:8]}"
+        content = hashlib.file_digest(file, "sha256")
+    content.update(b"" if path == Path(corpus) else corpus.rpartition(":")[2].encode())  # the column
+    return f"{stem}-{content.hexdigest()[:8]}"
 
 
 def texts_of(corpus: str) -> Iterable[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,19 @@ from torch.nn.functional import pad
 
 from ..encoders.devices import chosen
 from ..encoders.encoder import TextEncoder
-from ..encoders.fingerprints import Fingerprint, plain_weights
+from ..encoders.fingerprints import Fingerprint, drawing_prints
 from ..errors import ModelError
 from ..families import Family, detect
 from ..language import LANGUAGE
 from ..progress import Progress, plainly
-from ..stash import LOCK, base_weight
+from ..stash import LOCK
 from . import sources
 from .drawing import How, Picture, draw, prepare
 from .embeddings import teach
 from .precision import dtype_of
 from .sources import Source
+
+PICTURES = 64  # whose features are taken at once
 
 
 class Model:
@@ -124,18 +127,15 @@ class Model:
         near = difflib.get_close_matches(site, names, n=3, cutoff=0.3)
         return f"; near it: {', '.join(near)}" if near else ""
 
-    def fingerprints(self) -> dict[str, str]:
-        """{component: hash} of the text encoders; of the UNet's cross-attention too once the pipeline is in memory."""
+    def fingerprints(self, whole: bool = False) -> dict[str, str]:
+        """{component: hash} of the text encoders; of the UNet's cross-attention too once the pipeline is in memory.
+
+        whole: of all that draws pictures, every weight of it; loads the pipeline.
+        """
+        pipe = self.pipe if whole and self.family.name != "clip" else self._pipe
         with LOCK:  # a patch that another thread applies meanwhile would be hashed too
             prints = {name: encoder.hash() for name, encoder in self.encoders.items()}
-            unet = self._pipe.components.get("unet") if self._pipe is not None else None
-            if unet is not None:
-                weights = plain_weights(unet)
-                prints["unet"] = self._fingerprint({name: w for name, w in weights.items() if ".attn2.to_" in name})
-            if self._pipe is not None and (at := self.family.entrance):
-                weight = base_weight(self[f"transformer.{at}"])
-                prints["transformer"] = self._fingerprint({f"transformer.{at}.weight": weight})
-            return prints
+            return prints if pipe is None else prints | drawing_prints(pipe, self.family, self._fingerprint, whole)
 
     @property
     def conditioning_sites(self) -> list[str]:
@@ -151,7 +151,7 @@ class Model:
     def companion(self) -> Any:
         """The CLIPModel in whose space pictures are compared; None where none was given and none is bundled."""
         if isinstance(self._companion, nn.Module):
-            return self._companion
+            return self._companion.eval().to(self.device)
         folder = self._companion_folder()
         if folder is None:
             return None
@@ -187,11 +187,16 @@ class Model:
             raise ModelError(f"{self.name} has no companion CLIP: load it with companion=FOLDER (--clip FOLDER)")
         from PIL import Image
 
-        pictures = [i if isinstance(i, Image.Image) else Image.open(i) for i in images]
-        pixels = self._preprocess([picture.convert("RGB") for picture in pictures]).to(self.device)
-        with torch.no_grad():
-            found = clip.get_image_features(pixel_values=pixels)
-        return found if isinstance(found, Tensor) else found.pooler_output
+        found, weight = [], next(clip.parameters())
+        for at in range(0, len(images), PICTURES):
+            pictures = []
+            for given in images[at : at + PICTURES]:
+                with nullcontext(given) if isinstance(given, Image.Image) else Image.open(given) as picture:
+                    pictures.append(picture.convert("RGB"))
+            with torch.no_grad():
+                seen = clip.get_image_features(pixel_values=self._preprocess(pictures).to(weight))
+            found.append(seen if isinstance(seen, Tensor) else seen.pooler_output)
+        return torch.cat(found).float()
 
     def _preprocess(self, pictures: list[Any]) -> Tensor:
         import transformers
@@ -266,9 +271,15 @@ class Model:
         return list(self.drawn(prompts, seeds, steps, guidance, size, batch_size, clip_skip, autocast, progress))
 
     def drawn(
+        self, prompts: str | Sequence[str], seeds: Iterable[int] = (0,), *how: Any, **named: Any
+    ) -> Iterator[Picture]:
+        """The pictures of `generate` one after the other, as their batches get done."""
+        prompts, own = [prompts] if isinstance(prompts, str) else list(prompts), list(seeds)
+        return self.jobs([(prompt, int(seed)) for prompt in prompts for seed in own], *how, **named)
+
+    def jobs(
         self,
-        prompts: str | Sequence[str],
-        seeds: Iterable[int] = (0,),
+        jobs: Sequence[tuple[str, int]],
         steps: int | None = None,
         guidance: float | None = None,
         size: int | None = None,
@@ -277,11 +288,9 @@ class Model:
         autocast: str | None = None,
         progress: Progress = plainly,
     ) -> Iterator[Picture]:
-        """The pictures of `generate` one after the other, as their batches get done."""
-        prompts, own = [prompts] if isinstance(prompts, str) else list(prompts), list(seeds)
+        """The pictures of (prompt, seed) pairs; the settings are those of `generate`."""
         how = How(self._options(steps, guidance, size), batch_size, clip_skip, autocast)
-        jobs = [(prompt, int(seed)) for prompt in prompts for seed in own]
-        pictures = draw(self, jobs, how, progress)
+        pictures = draw(self, list(jobs), how, progress)
         while True:
             with torch.no_grad():  # not while the caller has the picture
                 picture = next(pictures, None)

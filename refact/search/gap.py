@@ -46,7 +46,7 @@ def middle(model: Model, pictures: str) -> Float[Tensor, " d"]:
     files = sorted(f for f in folder.glob("*") if f.suffix.lower() in IMAGES) if folder.is_dir() else []
     if not files:
         raise EditError(f"gap is a folder of pictures, or {OWN!r}; no pictures in {pictures}")
-    return mean_of([model.image_features(files[at : at + AT_ONCE]) for at in range(0, len(files), AT_ONCE)])
+    return mean_of([model.image_features(files)])
 
 
 def mean_of(features: Sequence[Tensor]) -> Float[Tensor, " d"]:

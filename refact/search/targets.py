@@ -57,9 +57,14 @@ def _of_this_width(model: Model, encoder: TextEncoder) -> Any:
     return model.companion
 
 
-def check_lengths(encoder: TextEncoder, edits: Sequence[Edit]) -> None:
-    """EditError for a target or a source that the encoder does not read to its end."""
-    texts = [text for edit in edits for text in (edit.new, edit.old) if isinstance(text, str)]
+def check_lengths(encoder: TextEncoder, edits: Sequence[Edit], contexts: Sequence[str] = ()) -> None:
+    """EditError for a target or a source that the encoder does not read to its end.
+
+    contexts: those in which rows are compared with the rows opposite; there target and prompt must be read whole, too.
+    """
+    ends = [text for edit in edits for text in (edit.new, edit.old) if isinstance(text, str)]
+    whole = [*ends, *(prompt for edit in edits for prompt in (edit.prompt, *edit.reworded()))]
+    texts = ends + [context.replace("{}", text) for context in contexts for text in whole]
     cut = encoder.tokenize(texts).truncated.tolist() if texts else []
     if long := [text for text, is_cut in zip(texts, cut) if is_cut]:
         raise EditError(f"{encoder.name} reads {encoder.length} tokens, and {quoted(long[0])} has more: shorten it")

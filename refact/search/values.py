@@ -110,6 +110,7 @@ def find(
     count, device = len(scale.norms), scale.norms.device
     offsets = torch.zeros(count, width, device=device)
     log = torch.zeros(4, count, device=device)  # first loss, last loss, probability, steps
+    lowest, best = torch.full((2, count), torch.inf, device=device), offsets.clone()  # loss and probability there
     optimiser = descent.of(search.optimiser, scale.rates, scale.bounds, width)
     active = loaded = torch.arange(count, device=device)
     working, compared = suffix, candidates
@@ -122,12 +123,17 @@ def find(
         if step == 0:
             log[0] = loss.detach()
         log[1, loaded], log[2, loaded] = loss.detach(), probability.detach()
+        lower = loss.detach() < lowest[0, loaded]
+        best[loaded] = torch.where(lower[:, None], trial.detach(), best[loaded])
+        lowest[:, loaded] = torch.where(lower, log[1:3, loaded], lowest[:, loaded])
         done = probability > search.stop if search.objective == "contrastive" else toward > search.reach
         done |= optimiser.settled[loaded]
         running = torch.isin(loaded, active) & ~done
         going = running.nonzero().flatten()  # the one thing of a step that an accelerator is waited for
         active = loaded[going]
         if step == search.max_steps or not len(active):
+            if search.optimiser == "lbfgs":  # the last of its trials may be one that it would take back
+                offsets[active], log[1:3, active] = best[active], lowest[:, active]
             break
         log[3, active] = step + 1
         moved = optimiser(trial.detach()[going], active, loss.detach()[going], gradient[going])

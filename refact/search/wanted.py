@@ -109,11 +109,11 @@ class Searching:
     """A search for the edits of one layer, called with the numbers of those that are searched for together."""
 
     def __init__(self, method: Any, model: Model, encoder: TextEncoder, layer: int, edits: Sequence[Edit]):
-        check_lengths(encoder, edits)
         others = captions(method.negatives, seed=method.seed)
         companion = companion_of(model, method, edits, encoder)
         self.edits, self._method, self._model, self._encoder, self._layer = list(edits), method, model, encoder, layer
         self._read = reading_for(encoder, method.embedding, others or captions(20), companion, layer)
+        check_lengths(encoder, edits, searched_of(method) if isinstance(self._read, Aligned) else ())
         self._compare = comparing(method, model, self._read, others)
         self._asked = [sentences_of(encoder, self._read, e, searched_of(method), method.filled) for e in edits]
 

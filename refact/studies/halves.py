@@ -65,7 +65,7 @@ def scale(
         raise RefactError(f"each half has {len(second)} of {len(facts)} facts, not {counts[-1]}")
     tried = {label: setting for grid in grids.values() for label, setting in grid.items()}
     rows = scaling.scale(model, first, counts[-1:], tried, out / CHOOSING, ways=list(ways[:1]), others=asked, **options)
-    found = {row.method: worth(row) for row in rows}
+    found = {row.method: worth(row) for row in rows if (row.way, row.count) == (ways[0], counts[-1])}
     chosen = {name: max(grid, key=lambda label: found[label]) for name, grid in grids.items()}
     settings = {label: form_of(setting) for label, setting in tried.items()}
     form = {"chosen": chosen, "worth": found, "facts": [fact.name for fact in first], "settings": settings}

@@ -15,6 +15,7 @@ from ..errors import DataError
 from ..evidence import metrics
 from ..evidence.bench import begin, folder_name, opened
 from ..evidence.judge import Judge
+from ..evidence.provenance import made_of
 from ..progress import Progress, plainly
 from ..trust.disk import alone, write
 from .variants import TARGET_SEED
@@ -39,17 +40,18 @@ def quality(
     """CLIP score, FID, KID and CMMD on captions, unedited ("before") and under each set of patches.
 
     Distances are to the pictures in the folder `reference`, on the judge's features; without one, to the unedited
-    model's own pictures of other seeds: then "before" shows the floor that chance alone gives. The features are kept
+    model's own pictures of other seeds: then "before" shows the floor that chance alone gives. Each caption has a seed
+    of its own, from `seed` on, so that no two pictures of a set begin with the same noise. The features are kept
     in `out`, so a killed study goes on; `out`/quality.json holds what is returned.
     """
     ready, judging = opened(model, judge)
     assert judging
     out = Path(out)
     names = {"captions": list(captions), "seed": seed, "batch": batch, "reference": str(reference), **drawing}
-    active = {label: [p.record for p in some] for label, some in patches.items()}
+    active = {label: [[p.record, p.digest] for p in some] for label, some in patches.items()}
     made = {
         "judge": judging.hash,
-        "model": ready.fingerprints(),
+        "model": made_of(ready, drawn=True),
         "patches": json.loads(json.dumps(active, default=str)),
     }
     begin(out, {"form": 1, "study": "quality", **names, **made}, [])
@@ -79,8 +81,8 @@ def _drawer(
         for at in progress(range(0, len(captions), batch), label, -(-len(captions) // batch)):
             path = out / "features" / f"{folder_name(label)}-{at}.npy"
             if not path.is_file():
-                made = model.generate(list(captions[at : at + batch]), [seed], **drawing)
-                _save(path, judge.of_images([p.image for p in made]))
+                jobs = [(caption, seed + at + i) for i, caption in enumerate(captions[at : at + batch])]
+                _save(path, judge.of_images([p.image for p in model.jobs(jobs, **drawing)]))
             parts.append(_load(path))
         return np.concatenate(parts)
 

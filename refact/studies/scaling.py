@@ -26,7 +26,7 @@ from ..evidence.bench import begin, folder_name
 from ..evidence.cases import Probe, hints, told_to
 from ..evidence.judge import Judge
 from ..evidence.metrics import SHOWN, clip_score, fid
-from ..evidence.provenance import form_of
+from ..evidence.provenance import form_of, made_of
 from ..evidence.results import read_json
 from ..models.corpus import captions
 from ..models.model import Model
@@ -88,7 +88,7 @@ def roles(world: Mapping, seed: int = 0, told: bool = False) -> list[Edit]:
     rng, by_id = random.Random(seed), {c["id"]: c for c in world["concepts"]}
     found = []
     for concept in world["concepts"]:
-        if concept["kind"] == "object":
+        if concept["kind"] not in ("role", "flag"):
             continue
         now = by_id[concept.get("depicts", concept["id"])]
         peers = [c for c in by_id.values() if c["kind"] == now["kind"] and c["group"] == now["group"] and c != now]
@@ -147,11 +147,11 @@ def scale(
     if counts and counts[-1] > len(facts):
         raise RefactError(f"{len(facts)} facts can be made here, not {counts[-1]}")
     untouched = list(untouched) or captions(UNTOUCHED, seed=991)
-    rows = read(out) if path.exists() else []
+    rows = [row for row in read(out) if not row.refused] if path.exists() else []  # what was refused is tried again
     made = {(row.method, row.way, row.count) for row in rows}
     wanted = [(name, way, count) for name in methods for way in ways for count in counts]
-    settings: dict[str, Any] = {"study": "scale", "model": model.fingerprints(), "judge": judge.hash if judge else None}
-    settings["autocast"] = autocast
+    settings: dict[str, Any] = {"study": "scale", "model": made_of(model, drawn=judge is not None)}
+    settings |= {"judge": judge.hash if judge else None, "autocast": autocast}
     settings |= {"methods": {name: form_of(made) for name, made in methods.items()}, "first": facts[0].to_json()}
     begin(
         path.parent,

@@ -91,9 +91,10 @@ def layers(
 
 
 def editable(model: Any) -> list[int]:
-    """The layers that take an edit in all of a model's CLIP encoders."""
-    encoders = [e for e in model.encoders.values() if e.kind == "clip"]
-    return list(range(min(e.n_layers for e in encoders) - 1))
+    """The layers that take an edit in all of a model's CLIP encoders (else in all that there are)."""
+    every = list(model.encoders.values())
+    clips = [e for e in every if e.kind == "clip"]
+    return list(range(min(e.n_layers - 1 if clips else e.effective.stop for e in clips or every)))
 
 
 def thresholds(

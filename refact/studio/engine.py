@@ -125,8 +125,8 @@ class Engine:
                 whole = solve_jointly(self.model, patches)
                 names = [edit.name for edit in distinct(edit for patch in patches for edit in patch.edits)]
             except RefactError as error:
-                whole, note = merge(patches), f"The facts are added up as they are, since {error}."
-                names = whole.names
+                weakened = [patch if s == 1 else patch.scaled(s) for patch, s in zip(patches, strengths)]
+                return Joined(merge(weakened), f"The facts are added up as they are, since {error}.")
         each = [strength for patch, strength in zip(patches, strengths) for _ in patch.names]
         weaker = {name: strength for name, strength in zip(names, each) if strength != 1}
         return Joined(whole.scaled(weaker) if weaker else whole, note)

@@ -45,7 +45,9 @@ def _picture(path: Path) -> Any:
             if max(picture.size) > WIDEST:
                 raise DataError(f"{path.name} has {picture.width} x {picture.height} pixels; at most {WIDEST} a side")
             small = picture.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError):
+    except DataError:
+        raise
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         raise DataError(f"{path.name} is not a picture in PNG, JPEG or WebP") from None
     small.thumbnail((SIDE, SIDE))
     return small

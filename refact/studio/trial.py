@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..edits import Edit
+from ..edits import Edit, distinct
 from ..patch import Patch
 from ..verification import PROBES
 from .engine import Engine, Joined
@@ -154,7 +154,8 @@ def measured(
     facts, earlier = engine.verified(after), engine.verified(before)
     assert after.patch is not None
     edits = after.patch.edits
-    fact = facts.get(edits[-1].name) if edits else None
+    named = distinct(e for made in (*others, patch) for e in made.edits)  # as they are when they are joined
+    fact = facts.get(named[-1].name) if patch.edits else None
     holds, contexts = counted(fact, len(PROBES), 1 + len(edit.aliases)) if fact else (None, 0)
     broken = tuple(f.prompt for name, f in facts.items() if name in earlier and earlier[name].holds and not f.holds)
     return Verdict(

@@ -36,7 +36,7 @@ def inputs_of(facts: Iterable[dict], pictures: Iterable[Path], model: dict, meth
     """All that a build depends on: each fact and picture by its hash, the model, the settings, the versions."""
     return {
         "facts": {fact["prompt"]: hash_of(fact) for fact in facts},
-        "pictures": {path.name: digest(path.read_bytes()) for path in pictures},
+        "pictures": {str(path): digest(path.read_bytes()) for path in pictures},
         "model": model,
         "method": json.loads(json.dumps(method)),
         "versions": versions,

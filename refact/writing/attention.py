@@ -29,8 +29,8 @@ def diffquickfix(method: Any, model: Model, edits: Sequence[Edit], onto: Sequenc
     factors: Factors = {}
     logs: list[dict] = [{} for _ in edits]
     for encoder in chosen(model, method.encoders):
-        if method.layer not in range(encoder.n_layers):
-            raise EditError(f"layer is 0 to {encoder.n_layers - 1} of {encoder.name}, not {method.layer}")
+        if method.layer not in encoder.effective:
+            raise EditError(f"layer is 0 to {encoder.effective.stop - 1} of {encoder.name}, not {method.layer}")
         site = f"{encoder.name}.text_model.encoder.layers.{method.layer}.self_attn.out_proj"
         pairs = [_pairs(method, encoder, edit) for edit in edits]
         keys, targets = (torch.cat(part) for part in zip(*pairs))

@@ -30,7 +30,8 @@ def time(method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[Patch]
     edits = distinct(edits)
     pairs = [_joined([_aligned(model, *texts) for texts in _told(method, edit)]) for edit in edits]
     keys = torch.cat([source for source, _ in pairs])
-    prior = solve.prior(method.strength * torch.eye(keys.shape[1], dtype=torch.float64, device=keys.device))
+    identity = torch.eye(keys.shape[1], dtype=torch.float64, device=keys.device)
+    prior = solve.prior(method.strength * identity, of_prompts=True)
     right = solve.ridge(keys, prior, 1.0).right
     return _patch(method, model, edits, pairs, right)
 
@@ -46,7 +47,7 @@ def uce(method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[Patch] 
     others = ["", *dict.fromkeys(p for edit in edits for p in edit.preserve)]
     kept = _states(model, others).flatten(0, 1) if tail else _last(model, others)
     identity = torch.eye(keys.shape[1], dtype=torch.float64, device=keys.device)
-    prior = solve.prior((method.strength * identity + method.keep * kept.T @ kept) / method.erase)
+    prior = solve.prior((method.strength * identity + method.keep * kept.T @ kept) / method.erase, of_prompts=True)
     right = solve.ridge(keys, prior, 1.0).right
     return _patch(method, model, edits, pairs, right)
 

@@ -34,7 +34,7 @@ def entrance(method: Any, model: Model, edits: Sequence[Edit], onto: Sequence[Pa
     kept = torch.cat([keys_of(model, encoder, p) for p in ("", *dict.fromkeys(p for e in edits for p in e.preserve))])
     size = torch.cat([keys, kept]).square().mean()
     ridge = method.strength * size * torch.eye(keys.shape[1], dtype=torch.float64, device=keys.device)
-    prior = solve.prior((ridge + method.keep * kept.T @ kept) / method.erase)
+    prior = solve.prior((ridge + method.keep * kept.T @ kept) / method.erase, of_prompts=True)
     right = solve.ridge(keys, prior, 1.0).right
     moves = torch.cat([target - source for source, target in pairs])
     weight = doubled(model[site].weight.detach())

@@ -60,7 +60,8 @@ def covariance_of(method: Any, model: Model, encoder: TextEncoder, layer: int) -
     corpus = method.corpus or model.corpus
     how = {"tokens": method.tokens, "padding": method.padding, "rarity": method.rarity, "cut": method.cut}
     seen = covariance.obtain(encoder, layer, corpus=corpus, count=method.texts, **how, progress=model.progress)
-    record = how | {"texts": method.texts, "hash": seen.hash(), "tokens": seen.tokens, "corpus": seen.corpus}
+    how = {name: getattr(seen, name) for name in ("tokens", "padding", "rarity", "cut")}  # a file brings its own
+    record = how | {"texts": method.texts, "hash": seen.hash(), "corpus": seen.corpus}
     return seen.shrunk(method.shrink).to(place), record | {"shrink": method.shrink}
 
 

@@ -145,7 +145,10 @@ def moved(changes: Sequence[tuple[nn.Linear, Tensor]]) -> Iterator[None]:
     stash = [(linear, linear.weight.data) for linear, _ in changes]
     try:
         for linear, change in changes:
-            linear.weight.data = (doubled(linear.weight.data) + change).to(linear.weight)
+            weight = linear.weight
+            coarse = weight.element_size() < 2  # of another program (encoders/widened.py): too coarse to hold a change
+            new = doubled(weight.data) + change
+            linear.weight.data = new.to(weight.device, torch.float32) if coarse else new.to(weight)
         yield
     finally:
         for linear, weight in stash:
