@@ -87,7 +87,7 @@ def edit(
         chosen = usual_for(ready, wanted, **settings)
         say(quiet or as_json, *said_of(ready, chosen))
     held = [patch for patch, _ in patches_of(map(str, onto or []))]
-    patch = _written(output, once, (ready, wanted, chosen, held), bar(quiet or as_json))
+    patch = _written(output, once, ready, wanted, chosen, held, bar(quiet or as_json))
     say(quiet or as_json, *climbed(patch.record))
     if unseen(patch):
         named = "".join(f" --picture {shown(name)}" for e in wanted if e.targets_images for name in e.new)
@@ -100,14 +100,14 @@ def edit(
     tell(verify(ready, patch, watch=near(ready, wanted)), output, quiet, as_json)
 
 
-def _written(output: Path, once: bool, asked: tuple, progress: Any) -> Any:
+def _written(output: Path, once: bool, model: Any, edits: Any, by: Any, onto: list[Any], progress: Any) -> Any:
     """The patch, in its file before other settings are tried, which can take minutes and be interrupted."""
     from ..editing import climb
     from ..editing import edit as make
 
-    patch = make(*asked, progress=progress)
+    patch = make(model, edits, by, onto, progress=progress)
     patch.save(output)
-    better = patch if once else climb(*asked, patch=patch, progress=progress)
+    better = patch if once else climb(model, edits, by, onto, patch, progress)
     if better is not patch:
         better.save(output)
     return better
