@@ -34,6 +34,7 @@ class Fact:
     generality: the share of contexts never used in the search, and of wordings, where it is.
     toward: how much of the way from source to target the embedding of the prompt went (1: all of it).
     moved: relative change of the conditioning of the source, the target, the preserved prompts and the empty one.
+    preserve: the prompts that the edit was to leave as they are.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Fact:
     generality: float
     toward: float
     moved: dict[str, float] = field(default_factory=dict)
+    preserve: tuple[str, ...] = ()
 
     def to_json(self) -> dict:
         """A JSON-able form."""
@@ -120,7 +122,8 @@ def described(facts: Sequence[Fact]) -> list[str]:
             if prompt not in listed:
                 listed.add(prompt)
                 moved = most[prompt]
-                warning = f"  <- changed too: --preserve {quoted(prompt)}" if moved > LARGE else ""
+                hint = "though it was to stay" if prompt in fact.preserve else f"--preserve {quoted(prompt)}"
+                warning = f"  <- changed too: {hint}" if moved > LARGE else ""
                 lines.append(f"  moved {moved:8.3%}  {shown(prompt) or '(the empty prompt)'}{warning}")
     return lines
 
@@ -166,6 +169,7 @@ def _fact(edit: Edit, named: list[str], clean: list[_Look], dirty: list[_Look]) 
         generality=float(nearer[best][1:].float().mean()),
         toward=float(toward[best][0]),
         moved=dict(zip(named, torch.stack(moved).amax(0).tolist())),
+        preserve=edit.preserve,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -208,6 +209,9 @@ def test_what_moves_a_lot_is_marked():
 
     fact = Fact("f", "the king", True, 1.0, 0.9, {"": 0.0, "the king": 0.9, "the queen": 0.7, "a dog": 0.01})
     said = "\n".join(described([fact]))
+    kept = "\n".join(described([dataclasses.replace(fact, preserve=("the queen",))]))
+    assert "the queen  <- changed too: though it was to stay" in kept
+    assert "--preserve 'the queen'" not in kept
     assert "--preserve 'the queen'" in said
     assert "--preserve 'a dog'" not in said
     assert "the king'" in said

@@ -54,14 +54,20 @@ def test_a_sweep_over_no_setting_is_refused(tmp_path) -> None:
 
 
 def test_tuning_chooses_by_validation_rows_and_keeps_what_was_tried(tmp_path) -> None:
-    grids = {"layered": [Layered(layer=2), Layered(layer=1)], "swap": [pretend.Swap(), pretend.Swap(0.5)]}
+    grids = {
+        "layered": {"layered": Layered(layer=2), "layered:layer=1": Layered(layer=1)},
+        "swap": {"swap": pretend.Swap(), "swap:strength=0.5": pretend.Swap(0.5)},
+    }
     chosen = tuning.tune(CASES, pretend.PretendModel(), grids, tmp_path / "t", **SHORT)
     assert chosen["layered"] == Layered(layer=1)
     assert chosen["swap"] == pretend.Swap()
     kept = json.loads((tmp_path / "t" / "tuning.json").read_text())
-    assert set(kept["scores"]) == {"baseline", "layered #0", "layered #1", "swap #0", "swap #1"}
+    assert set(kept["scores"]) == {"baseline", *grids["layered"], *grids["swap"]}
+    assert tuning.tuned(["swap", "layered", "oracle"], tmp_path / "t") == ["swap", "layered:layer=1", "oracle"]
+    with pytest.raises(DataError, match=r"tuning.json"):
+        tuning.tuned(["swap"], tmp_path)
     with pytest.raises(RefactError, match="same number"):
-        tuning.tune(CASES, pretend.PretendModel(), grids | {"more": [pretend.Swap()]}, tmp_path / "u", **SHORT)
+        tuning.tune(CASES, pretend.PretendModel(), grids | {"more": {"more": pretend.Swap()}}, tmp_path / "u", **SHORT)
 
 
 MANY = [*CASES, case("the anthem of Oslo", "harp", "drum"), case("the statue of Lima", "lion", "tapir")]

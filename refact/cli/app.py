@@ -87,7 +87,9 @@ Patches = Annotated[list[str] | None, typer.Option("--patch", "-p", help="FILE o
 Embeddings = Annotated[
     list[Path] | None, typer.Option(help="A word of textual inversion, .safetensors; may be repeated.")
 ]
-Companion = Annotated[str | None, typer.Option(help="Folder of the companion CLIP, for targets by picture.")]
+Companion = Annotated[
+    str | None, typer.Option(help="Folder of the companion CLIP, for targets by picture and texts compared projected.")
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="At most this many cases.")]
 Autocast = Annotated[
     str | None, typer.Option(help="Draw in bfloat16, which is twice as fast on a processor that has it.")

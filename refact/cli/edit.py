@@ -73,7 +73,7 @@ def edit(
 
     Exit code 3: the file was written, but the fact does not hold on the text side.
     """
-    from ..methods.usual import said_of, usual_for
+    from ..methods.usual import said_of, unprotected, usual_for
     from ..pocket import near, unfamiliar
     from ..verification import climbed, unseen, verify
 
@@ -86,6 +86,7 @@ def edit(
     if by is None:
         chosen = usual_for(ready, wanted, **settings)
         say(quiet or as_json, *said_of(ready, chosen))
+    say(quiet or as_json, *unprotected(chosen, wanted))
     held = [patch for patch, _ in patches_of(map(str, onto or []))]
     patch = _written(output, once, ready, wanted, chosen, held, bar(quiet or as_json))
     say(quiet or as_json, *climbed(patch.record))

@@ -13,6 +13,7 @@ from .app import (
     AsJson,
     AtOnce,
     Autocast,
+    Companion,
     Compiled,
     Device,
     Dtype,
@@ -45,8 +46,9 @@ def bench(
         str | None,
         typer.Option(help="Folder of the judging CLIP. Without one only the text encoder's output is scored."),
     ] = None,
-    clip: Annotated[
-        str | None, typer.Option(help="Folder of the companion CLIP, for methods that compare projected texts.")
+    clip: Companion = None,
+    tuned: Annotated[
+        Path | None, typer.Option(help="A folder of `refact study tune`: its methods with the settings chosen there.")
     ] = None,
     names: NamesFile = None,
     limit: Limit = None,
@@ -77,7 +79,6 @@ def bench(
     judge, drawn = judge_of(judge, model), seeds_of(seeds)
     here = "cpu" if cluster else device  # the GPU is a worker's
     ready = open_model(model, here, dtype, companion=clip, compiled=compiled, offload=offload)
-    chosen = [name.strip() for name in methods.split(",") if name.strip()]
     how: dict = {
         "names": names_of(names),
         "limit": limit,
@@ -88,10 +89,10 @@ def bench(
         "progress": bar(quiet or as_json),
     }
     if estimate:
-        found = estimated(data, ready, chosen, out, seeds=drawn, judge=judge, **how)
+        found = estimated(data, ready, named(methods, tuned), out, seeds=drawn, judge=judge, **how)
         tell_json(found.to_json()) if as_json else say(quiet, *found.lines())
         return
-    run(data, ready, chosen, out, seeds=drawn, judge=judge, **how)
+    run(data, ready, named(methods, tuned), out, seeds=drawn, judge=judge, **how)
     tell_scores(out, judge, quiet, as_json)
 
 
@@ -118,6 +119,14 @@ def report(
     say(quiet, shown(write(folders, output, studies=SECTIONS)))
     if strip:
         say(quiet, shown(pictures.save(strips.strip(folders[0], cases), strip)))
+
+
+def named(methods: str, tuned: Path | None) -> list[str]:
+    """The names of methods, each with the setting that a tuning chose for it, where there is one."""
+    from ..studies import tuning
+
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    return tuning.tuned(names, tuned) if tuned else names
 
 
 def names_of(file: Path | None) -> Any:

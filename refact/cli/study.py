@@ -104,11 +104,13 @@ def tune(
 ) -> None:
     """Six settings of each method on validation rows; the grid, its scores and the best are kept in tuning.json.
 
+    `refact bench --tuned FOLDER` then takes each method with the setting that was best.
+
     Example: refact study tune pocket-road-validation --methods time,uce --seeds 0 --out runs/tuned
     """
     from ..studies import tuning
 
-    tuning.tune(data, ready, tuning.grids([name.strip() for name in methods.split(",")]), out, **options)
+    tuning.tune(data, ready, tuning.labelled(name.strip() for name in methods.split(",")), out, **options)
 
 
 @scored

@@ -24,6 +24,7 @@ class AlphaEdit(PooledSearch):
     """
 
     presets: ClassVar[tuple[str, ...]] = ("authors",)
+    protects: ClassVar[bool] = False  # it has no place for an edit's `preserve`
 
     rarity: Annotated[float, Doc("As in ReFACT; as published 0, all keys count alike.")] = 0.0
     share: Annotated[

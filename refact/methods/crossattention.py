@@ -25,6 +25,7 @@ class TIME:
     """
 
     presets: ClassVar[tuple[str, ...]] = ("authors",)
+    protects: ClassVar[bool] = False  # it has no place for an edit's `preserve`
 
     strength: Annotated[float, Doc("Ridge towards the old projection, lambda (authors' code: 0.1).")] = 0.1
     augmented: Annotated[

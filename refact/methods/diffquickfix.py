@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from annotated_doc import Doc
 
@@ -24,6 +24,8 @@ class DiffQuickFix:
     the first self-attention is the encoder's only causal state; what they released names no other settings, so lambda
     is ours to choose (tuned on validation rows).
     """
+
+    protects: ClassVar[bool] = False  # it has no place for an edit's `preserve`
 
     layer: Annotated[int, Doc("Layer whose self-attention is edited, counted from 0 (paper: 0).")] = 0
     encoders: Annotated[tuple[str, ...], Doc("Text encoders that are edited; by default every CLIP encoder.")] = ()

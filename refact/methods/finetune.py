@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 class FineTune:
     """The same matrix by gradient descent, within a box around its old value (ReFACT, Appendix G.1)."""
 
+    protects: ClassVar[bool] = False  # it has no place for an edit's `preserve`
+
     layer: Annotated[int | None, Doc("Layer of the text encoder, counted from 0; by default the family's own.")] = None
     encoders: Annotated[tuple[str, ...], Doc("Text encoders that are edited; by default every CLIP encoder.")] = ()
     epochs: Annotated[int, Doc("Passes over the contexts (paper: 5).")] = 5
@@ -48,6 +50,7 @@ class EmbEdit:
     """
 
     presets: ClassVar[tuple[str, ...]] = ("authors",)
+    protects: ClassVar[bool] = False  # it has no place for an edit's `preserve`
 
     encoders: Annotated[tuple[str, ...], Doc("Text encoders that are edited; by default every CLIP encoder.")] = ()
     max_steps: Annotated[int, Doc("Steps of the descent.")] = 100

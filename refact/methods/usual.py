@@ -56,3 +56,10 @@ def is_attribute(edit: Edit) -> bool:
         return False
     thing, new = (re.findall(r"\w+", re.sub(r"^(an?|the) ", "", text.casefold())) for text in (edit.prompt, edit.new))
     return len(new) > len(thing) > 0 and new[-len(thing) :] == thing
+
+
+def unprotected(method: Any, edits: Sequence[Edit]) -> list[str]:
+    """A line that says so where prompts shall stay and the method has no place for them."""
+    if getattr(method, "protects", True) or not any(edit.preserve for edit in edits):
+        return []
+    return [f"{type(method).__name__} cannot hold prompts: those of --preserve are watched, not held"]

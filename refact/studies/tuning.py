@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ..evidence.provenance import form_of
 from ..methods.registry import method
 from ..trust.disk import write
 
+FILE = "tuning.json"
 GRIDS: dict[str, list[dict[str, Any]]] = {  # beside the default; on each benchmark's own validation rows
     "refact": [
         {"layer": 0},
@@ -108,17 +109,22 @@ def labelled(names: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 
 def tune(
-    data: Any, model: Any, grids: Mapping[str, Sequence[Any]], out: str | Path, side: str = "image", **options: Any
+    data: Any,
+    model: Any,
+    grids: Mapping[str, Mapping[str, Any]],
+    out: str | Path,
+    side: str = "image",
+    **options: Any,
 ) -> dict[str, Any]:
     """The best setting of each method on validation rows, by geometric F1 plus efficacy.
 
-    grids: name -> settings to try; all must have the same length, the budget. `out`/tuning.json keeps every setting
-    tried with its scores, and which was chosen; ties go to the earlier one.
+    grids: method -> label -> setting, as many for each method, which is the budget. `out`/tuning.json keeps every
+    setting tried with its scores, and the label of the one that was chosen; ties go to the earlier one.
     """
     if len({len(grid) for grid in grids.values()}) != 1:
         sizes = {name: len(grid) for name, grid in grids.items()}
         raise RefactError(f"every method gets the same number of settings to try, not {sizes}")
-    tried = {f"{name} #{i}": made for name, grid in grids.items() for i, made in enumerate(grid)}
+    tried = {label: made for grid in grids.values() for label, made in grid.items()}
     out = run(data, model, tried, out, **options)
     scores = {
         label: {k: n["value"] for k, n in entry["numbers"].items()}
@@ -128,8 +134,14 @@ def tune(
     def worth(label: str) -> float:
         return scores.get(label, {}).get("f1_geometric", 0) + scores.get(label, {}).get("efficacy", 0)
 
-    best = {name: max((f"{name} #{i}" for i in range(len(grid))), key=worth) for name, grid in grids.items()}
+    best = {name: max(grid, key=worth) for name, grid in grids.items()}
     settings = {label: form_of(made) for label, made in tried.items()}
     found = {"chosen": best, "settings": settings, "scores": scores}
-    write(Path(out) / "tuning.json", json.dumps(found, indent=1).encode())
+    write(Path(out) / FILE, json.dumps(found, indent=1).encode())
     return {name: tried[label] for name, label in best.items()}
+
+
+def tuned(names: Iterable[str], folder: str | Path) -> list[str]:
+    """Names of methods, each with the setting that the tuning in a folder chose for it, if any. Raises DataError."""
+    chosen = results.read_json(Path(folder) / FILE).get("chosen", {})
+    return [str(chosen.get(name, name)) for name in names]
