@@ -98,6 +98,11 @@ def is_told(scene: Scene) -> bool:
     return scene.size == "normal" or all(kind(concept) == "object" for concept, _ in scene.things)
 
 
+def is_plain(scene: Scene) -> bool:
+    """Whether the scene shows one thing as it is, at any place."""
+    return len(scene.things) == 1 and replace(scene, place=None) == Scene(((scene.things[0][0], None),))
+
+
 def allowed(scene: Scene) -> Scene:
     """The scene without what is held out."""
     things = tuple((c, None if is_held_out(shown(c), colour) else colour) for c, colour in scene.things)

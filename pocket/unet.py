@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from .render import Scene, compose, row_of
 BATCH, PEAK, CPU_SHARE = 1024, 1.0e-3, 1 / 16
 POOL, CPU_POOL, CHUNK = 400_000, 60_000, 500  # scenes whose latents are kept, and how many are made at once
 MEASURED = 20_000  # of them are their spread's
+PLAIN = 2.0  # how often a scene of one thing as it is is drawn, where others are drawn once
 SWAPPED, HIDDEN, UNCONDITIONED = 0.4, 0.2, 0.1
 GAMMA = 5.0  # of min-SNR weighting, arXiv 2303.09556
 LEVELS = 5  # of noise, by which losses are told
@@ -131,6 +133,7 @@ class Unet:
         self.empty = empty_rows(self.clip, asked.device)
         self.pool = latents(pool or (CPU_POOL if asked.device.type == "cpu" else POOL), asked.device, asked)
         self.usable = [i for i in range(len(self.pool)) if scenes.is_told(scene_of(i))]
+        self.often = list(accumulate(PLAIN if scenes.is_plain(scene_of(i)) else 1.0 for i in self.usable))
         self.kept = self.parts_of(training.load(self.name))
         self.noise_of = DDPMScheduler(**NOISE)
         self.chances = chances(self.noise_of).to(asked.device)
@@ -150,7 +153,7 @@ class Unet:
     def batch(self, step: int) -> dict[str, Any]:
         """Scenes of the pool, their prompts, and for the first of them prompts of others to be swapped into."""
         rng = training.rng_of(self.name, step)
-        indices = rng.choices(self.usable, k=self.size)
+        indices = rng.choices(self.usable, cum_weights=self.often, k=self.size)
         asked, others = asking(rng, [scene_of(i) for i in indices])
         count = int(SWAPPED * self.size)
         said = others[:count] + asked[count:]
