@@ -58,6 +58,8 @@ def pipeline(model: CLIPModel) -> StableDiffusionPipeline:
     """The whole pipeline."""
     generator = training.trained("unet", unet.build())
     vae = autoencoder_of()
+    parts = {"clip": training.size_of(model), "encoder": training.size_of(vae.encoder)}
+    training.check_parts("unet", training.load("unet")["kept"], parts)
     vae.register_to_config(scaling_factor=training.load("unet")["kept"]["scale"])
     scheduler = DDIMScheduler(**unet.NOISE, timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True)
     return StableDiffusionPipeline(

@@ -236,7 +236,7 @@ class State:
     def restore(self, found: dict) -> None:
         """Go on from a checkpoint; one without optimisers warms up again."""
         self.clock.step, self.clock.before, self.clock.fresh = found["step"], found["seconds"], found["step"]
-        self.samples = found.get("samples", 0)
+        self.samples = found.get("samples", found["step"] * self.part.size)
         for name, model in self.part.players.items():
             if name in found["players"]:
                 own = model.state_dict()

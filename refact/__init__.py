@@ -41,7 +41,7 @@ _HOMES = {  # names are imported when first used, so that `import refact` costs 
     "MEMIT": "methods.memit",
     "AlphaEdit": "methods.alphaedit",
     "DiffQuickFix": "methods.diffquickfix",
-    "EMCID": "methods.emcid",
+    "EMCID": "methods.memit",
     "TIME": "methods.crossattention",
     "SPEED": "methods.speed",
     "UCE": "methods.crossattention",

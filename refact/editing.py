@@ -116,25 +116,26 @@ def _file(
         "corpus": corpus_label(getattr(method, "corpus", "") or model.corpus),
         "edits": [edit.to_json() for edit in distinct(edits)],
         "onto": [patch.digest for patch in onto],
-        "companion": _projection(model) if getattr(method, "space", "") else "",
-        "words": _words(model, edits),
+        "companion": projection_print(model) if getattr(method, "space", "") else "",
+        "words": words_print(model, edits),
     }
     name = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
     return Path(kept) / f"{name[:32]}.safetensors"
 
 
-def _words(model: Model, edits: Sequence[Edit]) -> str:
+def words_print(model: Model, edits: Sequence[Edit]) -> str:
     """A hash of the embeddings of all words of the edits: a word may be learned, and learned anew."""
     texts = [t for e in edits for t in (e.prompt, e.new, e.old, *e.aliases, *e.preserve) if isinstance(t, str)]
     total = hashlib.sha256()
     for encoder in model.encoders.values():
         module: Any = encoder.module
-        table = module.get_input_embeddings().weight.detach()
-        total.update(table[encoder.tokenize(texts).ids.unique().to(table.device)].float().cpu().numpy().tobytes())
+        words = module.get_input_embeddings()
+        ids = encoder.tokenize(texts).ids.unique().to(words.weight.device)
+        total.update(words(ids).detach().float().cpu().numpy().tobytes())
     return total.hexdigest()
 
 
-def _projection(model: Model) -> str:
+def projection_print(model: Model) -> str:
     """A hash of the projection by which texts are compared, where the model has a companion CLIP."""
     weight = getattr(getattr(model.companion, "text_projection", None), "weight", None)
     return "" if weight is None else hashlib.sha256(weight.detach().float().cpu().numpy().tobytes()).hexdigest()

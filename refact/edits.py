@@ -143,22 +143,24 @@ def _picture_name(picture: object) -> str:
 def distinct(edits: Iterable[Edit]) -> list[Edit]:
     """The edits with names that do not repeat ("a-dog", "a-dog-2")."""
     edits = list(edits)
-    given = {edit.name for edit in edits}
-    taken: set[str] = set()
+    given, next_of = {edit.name for edit in edits}, dict[str, int]()
     named = []
     for edit in edits:
-        name = numbered(edit.name, given | taken) if edit.name in taken else edit.name
-        taken.add(name)
+        name = edit.name
+        if edit.name in next_of:
+            name, number = numbered(edit.name, given, next_of[edit.name])
+            given.add(name)
+            next_of[edit.name] = number
+        next_of.setdefault(edit.name, 2)
         named.append(edit if name == edit.name else dataclasses.replace(edit, name=name))
     return named
 
 
-def numbered(name: str, taken: Collection[str]) -> str:
-    """The name, with the first number from 2 on that makes it one that is not taken, where it is."""
-    found, number = name, 2
-    while found in taken:
-        found, number = f"{name[: limits.NAME - len(f'-{number}')]}-{number}", number + 1
-    return found
+def numbered(name: str, taken: Collection[str], number: int = 2) -> tuple[str, int]:
+    """The name with the first number, from this one on, that makes it one that is not taken; and the next number."""
+    while (found := f"{name[: limits.NAME - len(f'-{number}')]}-{number}") in taken:
+        number += 1
+    return found, number + 1
 
 
 def read_edits(path: str | Path) -> list[Edit]:

@@ -228,6 +228,8 @@ def merged(records: Sequence[dict], ranks: Sequence[dict[str, int]]) -> dict:
     if {"templates", "contexts"} & mixed:
         every = [t for method in methods for t in method.get("templates", ["{}"])[: method.get("contexts", 1)]]
         total["method"] |= {"templates": list(dict.fromkeys(every)), "contexts": len(set(every))}
+    if "with_bare" in mixed:
+        total["method"]["with_bare"] = True
     return total
 
 
@@ -243,7 +245,8 @@ def _check_same_model(one: dict, other: dict) -> None:
 def _take_over(total: dict, record: dict, offsets: dict[str, int]) -> None:
     taken = {part["name"] for part in parts_of(total)}
     for part in parts_of(record):
-        part["name"] = numbered(part["name"], taken)
+        if part["name"] in taken:
+            part["name"], _ = numbered(part["name"], taken)
         taken.add(part["name"])
         for site, entry in part["sites"].items():
             entry["rows"] = [row + offsets.get(site, 0) for row in entry["rows"]]

@@ -50,15 +50,14 @@ class Fact:
         return asdict(self)
 
 
-def visible(patch: Patch) -> list[Edit]:
-    """The edits that the text encoder's output shows: those with a target by text that change a text encoder."""
-    return [edit for edit in patch.edits if not edit.targets_images and _components(patch, edit)]
-
-
-def _components(patch: Patch, edit: Edit) -> set[str]:
-    """The text encoders that an edit of the patch changes."""
-    form = next(form for form in patch.record["edits"] if form["name"] == edit.name)
-    return {name for site in form["sites"] if (name := site.partition(".")[0]).startswith("text_encoder")}
+def visible(patch: Patch) -> list[tuple[Edit, set[str]]]:
+    """The edits with a target by text that change a text encoder, whose output shows them; each with those encoders."""
+    forms = zip(patch.edits, patch.record["edits"])
+    found = [
+        (edit, {site.partition(".")[0] for site in form["sites"]}) for edit, form in forms if not edit.targets_images
+    ]
+    read = [(edit, {name for name in names if name.startswith("text_encoder")}) for edit, names in found]
+    return [(edit, names) for edit, names in read if names]
 
 
 def unseen(patch: Patch) -> str:
@@ -78,9 +77,8 @@ def verify(
     if reason := unseen(patch):
         more = ": use pictures and a judge (--images)" if patch.edits else ""
         raise EditError(f"{reason} cannot be verified on the text side{more}")
-    edits = visible(patch)
-    changed = [_components(patch, edit) for edit in edits]
-    encoders = [[e for e in model.encoders.values() if e.name in names] for names in changed]
+    edits = [edit for edit, _ in visible(patch)]
+    encoders = [[e for e in model.encoders.values() if e.name in names] for _, names in visible(patch)]
     named = [list(dict.fromkeys(["", source_of(edit), target_of(edit), *edit.preserve, *watch])) for edit in edits]
     clean = [[_look(e, edit, prompts) for e in some] for some, edit, prompts in zip(encoders, edits, named)]
     with patch.applied(model, strength=strength, force=force):

@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
+import refact
 from refact.errors import ModelError
 from refact.families import FAMILIES
 from refact.models import drawing
@@ -476,3 +477,30 @@ def test_without_a_companion_pictures_are_refused(folders):
         model.image_features(images(1))
     with pytest.raises(ModelError, match="no CLIP folder"):
         load(folders["sd1"], companion="nowhere").image_features(images(1))
+
+
+def test_a_run_knows_every_weight_that_draws(tmp_path):
+    """Of a live pipeline by its weights; of a folder by its files, so that nothing is loaded."""
+    pipe = tiny.pipeline("sd1")
+    live = load(pipe)
+    before = live.fingerprints(whole=True)
+    assert set(before) == {"text_encoder", "unet", "vae"}
+    weight = pipe.vae.decoder.conv_out.weight
+    with torch.no_grad():
+        weight.view(-1)[0] += 0.5
+    assert live.fingerprints(whole=True) == before | {"vae": live.fingerprints(whole=True)["vae"]} != before
+    pipe.save_pretrained(tmp_path / "one")
+    first = load(tmp_path / "one").fingerprints(whole=True)
+    assert first == load(tmp_path / "one").fingerprints(whole=True)
+    with torch.no_grad():
+        weight.view(-1)[0] += 0.5
+    pipe.save_pretrained(tmp_path / "two")
+    opened = load(tmp_path / "two")
+    assert set(opened.fingerprints(whole=True)) == set(first) == {"text_encoder", "generator"}
+    assert opened.fingerprints(whole=True)["generator"] != first["generator"]
+    assert opened.pipe
+    assert opened.fingerprints(whole=True)["generator"] != first["generator"]
+
+
+def test_every_public_name_leads_somewhere():
+    assert all(getattr(refact, name) is not None for name in refact.__all__)

@@ -11,6 +11,7 @@ import pretend
 import pytest
 from test_benchmark import CASES, case
 
+import refact
 from refact.edits import Edit
 from refact.errors import DataError, RefactError
 from refact.evidence import results
@@ -63,11 +64,19 @@ def test_tuning_chooses_by_validation_rows_and_keeps_what_was_tried(tmp_path) ->
     assert chosen["swap"] == pretend.Swap()
     kept = json.loads((tmp_path / "t" / "tuning.json").read_text())
     assert set(kept["scores"]) == {"baseline", *grids["layered"], *grids["swap"]}
-    assert tuning.tuned(["swap", "layered", "oracle"], tmp_path / "t") == ["swap", "layered:layer=1", "oracle"]
-    with pytest.raises(DataError, match=r"tuning.json"):
-        tuning.tuned(["swap"], tmp_path)
+    assert kept["chosen"] == {"layered": "layered:layer=1", "swap": "swap"}
     with pytest.raises(RefactError, match="same number"):
         tuning.tune(CASES, pretend.PretendModel(), grids | {"more": {"more": pretend.Swap()}}, tmp_path / "u", **SHORT)
+
+
+def test_a_benchmark_takes_what_a_tuning_chose(tmp_path) -> None:
+    (tmp_path / "tuning.json").write_text(json.dumps({"chosen": {"time": "time:strength=10.0", "uce": "uce"}}))
+    found = tuning.tuned(["time", "refact:many", "oracle"], tmp_path)
+    assert found == {"time": refact.TIME(strength=10.0), "refact:many": refact.ReFACT.many(), "oracle": None}
+    (tmp_path / "tuning.json").write_text(json.dumps({"chosen": {"time": "time #3"}}))
+    for folder in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(DataError, match=r"tuning.json"):
+            tuning.tuned(["time"], folder)
 
 
 MANY = [*CASES, case("the anthem of Oslo", "harp", "drum"), case("the statue of Lima", "lion", "tapir")]

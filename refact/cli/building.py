@@ -83,6 +83,8 @@ def made(
     upon = inputs.digest(output.read_bytes()) if before is not None else None
     if lock and before is not None and lock["inputs"] == used and lock["made"]["sha256"] == upon:
         return before, []
+    if lock and any(lock["inputs"]["model"].get(key) != used["model"][key] for key in ("words", "companion")):
+        before = upon = None  # its searches were for words that mean something else now
     patch, new = build(model, edits, method, before, cluster)
     covariance = patch.record.get("covariance", {})
     if locked and lock:
@@ -96,10 +98,12 @@ def _inputs(model: Any, edits: Sequence[Edit], method: ReFACT) -> dict:
     import torch
     import transformers
 
+    from ..editing import projection_print, words_print
     from ..models.covariance import corpus_label
 
     vocabularies = {e.name: inputs.hash_of(e.tokenizer.get_vocab()) for e in model.encoders.values()}
     about = {"name": model.name, "encoders": model.fingerprints(), "tokenizers": vocabularies}
+    about |= {"words": words_print(model, edits), "companion": projection_print(model) if method.space else ""}
     ends = [end for edit in edits for end in (edit.new, edit.old) if isinstance(end, tuple)]
     pictures = [Path(picture) for end in ends for picture in end]
     versions = {

@@ -148,7 +148,7 @@ def build(
     Exit code 3: the file was written, but a fact does not hold on the text side.
     """
     from ..pocket import near, unfamiliar
-    from ..verification import verify
+    from ..verification import unseen, verify
     from . import building
 
     check_name(output)
@@ -156,12 +156,16 @@ def build(
     wanted = [dataclasses.replace(edit, preserve=(*edit.preserve, *kept)) for edit in read_edits(edits)]
     before, notes = building.earlier(output, edits, wanted, locked, replace)
     say(quiet or as_json, *notes)
+    if cluster and embedding:
+        raise RefactError("--embedding: workers open the model without learned words; build without --ray")
     ready = open_model(model, "cpu" if cluster else device, dtype, companion=clip, embeddings=embedding)
     patch, new = building.made(ready, wanted, ReFACT.many(**settings), output, before, locked, cluster)
     names = f": {', '.join(map(shown, new[:8]))}" if new else ", as none is new or changed"
     say(quiet or as_json, f"{counted(len(wanted), 'fact')}, {len(new)} of them searched for{names}")
     say(quiet or as_json, *unfamiliar(ready, wanted)[:8])
-    tell(verify(ready, patch, watch=near(ready, wanted)), output, quiet, as_json)
+    if unseen(patch):
+        return tell([], output, quiet, as_json)
+    return tell(verify(ready, patch, watch=near(ready, wanted)), output, quiet, as_json)
 
 
 def tell(facts: list[Any], output: Path, quiet: bool, as_json: bool) -> None:

@@ -121,8 +121,8 @@ def report(
         say(quiet, shown(pictures.save(strips.strip(folders[0], cases), strip)))
 
 
-def named(methods: str, tuned: Path | None) -> list[str]:
-    """The names of methods, each with the setting that a tuning chose for it, where there is one."""
+def named(methods: str, tuned: Path | None) -> Any:
+    """The names of methods, or the methods by name with the settings that a tuning chose for them."""
     from ..studies import tuning
 
     names = [name.strip() for name in methods.split(",") if name.strip()]

@@ -112,7 +112,7 @@ def verify(
     from ..evidence.sightings import Seen, look
     from ..patch import Patch
     from ..pocket import near
-    from ..verification import Fact, described, verify, visible
+    from ..verification import Fact, described, verify
 
     drawn, patch = seeds_of(seeds), Patch.load(file)
     ready = open_model(model, device, dtype, embeddings=embedding, compiled=compiled, offload=offload)
@@ -129,10 +129,12 @@ def verify(
         facts = verify(ready, patch, watch=[*(watch or []), *near(ready, patch.edits)], force=force)
         share, lines = sum(fact.holds for fact in facts) / len(facts), described(facts)
         verdict = f"{share:.0%} of the facts hold (text side)"
-        seen = {edit.name for edit in visible(patch)}
-        lines += [f"{quoted(e.prompt)} shows in pictures alone: --images" for e in patch.edits if e.name not in seen]
+        told = {fact.name for fact in facts}
+        unseen = [edit for edit in patch.edits if edit.name not in told]
+        lines += [f"{quoted(edit.prompt)} shows in pictures alone: --images" for edit in unseen]
     if as_json:
-        tell_json({"share": share, "facts": [fact.to_json() for fact in facts]})
+        more = {} if images else {"unseen": [edit.name for edit in unseen]}
+        tell_json({"share": share, "facts": [fact.to_json() for fact in facts]} | more)
     else:
         say(quiet, *lines, verdict)
     if share < fail_under:

@@ -45,12 +45,22 @@ def plain_weights(module: nn.Module) -> dict[str, Tensor]:
     return {name.replace(".base_layer", ""): weight for name, weight in named.items() if "lora_" not in name}
 
 
-def drawing_prints(pipe: Any, family: Any, fingerprint: Fingerprint, whole: bool) -> dict[str, str]:
-    """Of what draws the pictures: whole, or what a patch may change of it (cross-attention, the text's entrance)."""
-    weights = {n: plain_weights(p) for n in ("unet", "transformer", "vae") if (p := pipe.components.get(n)) is not None}
-    if not whole:
-        own = {"unet": lambda name: ".attn2.to_" in name, "transformer": lambda n: n == f"{family.entrance}.weight"}
-        weights = {n: {k: w for k, w in weights[n].items() if own[n](k)} for n in own if n in weights}
-    # names as they always were in a patch's record: a transformer's with its component
-    named = {n: {f"{n}.{k}" if n == "transformer" else k: w for k, w in some.items()} for n, some in weights.items()}
-    return {n: fingerprint(some) for n, some in named.items() if some}
+def drawing_prints(pipe: Any, family: Any, fingerprint: Fingerprint, but: set[str] | None) -> dict[str, str]:
+    """Of what a patch may change of what draws the pictures (cross-attention, the text's entrance); or, less the
+    components `but`, of all their weights, loaded LoRAs among them."""
+    parts = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
+    if but is not None:
+        every = {n: {f"{n}.{k}": w for k, w in _all_weights(parts[n]).items()} for n in sorted(parts.keys() - but)}
+        return {n: fingerprint(some) for n, some in every.items()}
+    found: dict[str, str] = {}
+    if "unet" in parts:
+        read = {k: w for k, w in plain_weights(parts["unet"]).items() if ".attn2.to_" in k}
+        found |= {"unet": fingerprint(read)} if read else {}
+    if "transformer" in parts and family.entrance:
+        name = f"{family.entrance}.weight"
+        found["transformer"] = fingerprint({f"transformer.{name}": plain_weights(parts["transformer"])[name]})
+    return found
+
+
+def _all_weights(module: nn.Module) -> dict[str, Tensor]:
+    return plain_weights(module) | {name: w for name, w in module.named_parameters() if "lora_" in name}

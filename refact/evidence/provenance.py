@@ -7,12 +7,14 @@ import hashlib
 import json
 import platform
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..encoders.fingerprints import Fingerprint
 from ..methods.registry import METHODS
+from ..models.sources import digest_of
 from .cases import Case
 from .judge import Judge
 
@@ -37,8 +39,12 @@ def settings_of(name: str, cases: Sequence[Case], model: Any, judge: Judge | Non
 def made_of(model: Any, drawn: bool) -> dict:
     """What a model is, as far as a run depends on it. drawn: whether that is its pictures, and so its generator."""
     form = {"name": model.name, "family": model.family.name, "fingerprints": model.fingerprints(whole=drawn)}
-    if (weight := getattr(getattr(model, "companion", None), "text_projection", None)) is not None:
-        form["companion"] = Fingerprint()({"text_projection": weight.weight})
+    if given := getattr(model, "_companion", None):  # named by the user; the bundled one belongs to its model
+        form["companion"] = (
+            digest_of(sorted(Path(given).expanduser().glob("*.safetensors")))
+            if isinstance(given, (str, Path))
+            else Fingerprint()(dict(given.named_parameters()))
+        )
     if getattr(model, "dtype", torch.float32) != torch.float32:
         form["dtype"] = str(model.dtype)
     if getattr(model, "compiled", False):  # it moves the last digits

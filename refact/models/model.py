@@ -130,12 +130,15 @@ class Model:
     def fingerprints(self, whole: bool = False) -> dict[str, str]:
         """{component: hash} of the text encoders; of the UNet's cross-attention too once the pipeline is in memory.
 
-        whole: of all that draws pictures, every weight of it; loads the pipeline.
+        whole: of all that draws pictures; where that has files, of these, so that nothing is loaded.
         """
-        pipe = self.pipe if whole and self.family.name != "clip" else self._pipe
         with LOCK:  # a patch that another thread applies meanwhile would be hashed too
             prints = {name: encoder.hash() for name, encoder in self.encoders.items()}
-            return prints if pipe is None else prints | drawing_prints(pipe, self.family, self._fingerprint, whole)
+            if whole and self.source is not None:
+                return prints if self.source.alone else prints | {"generator": self.source.digest(self.encoders)}
+            if self._pipe is None:
+                return prints
+            return prints | drawing_prints(self._pipe, self.family, self._fingerprint, set(prints) if whole else None)
 
     @property
     def conditioning_sites(self) -> list[str]:

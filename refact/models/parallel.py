@@ -115,9 +115,8 @@ class Sent:
             "encoders": tuple(model.encoders), "dtype": model.dtype,
             "compiled": model.compiled, "offload": model.offload,
         }  # fmt: skip
-        companion = model._companion
-        if isinstance(companion, (str, Path)):
-            companion = str(Path(companion).expanduser().resolve())
+        given = model._companion
+        companion = str(Path(given).expanduser().resolve()) if isinstance(given, (str, Path)) else given
         return cls(name, how | {"companion": companion}, None, prints, words)
 
     def open(self, device: str) -> Model:
@@ -128,8 +127,9 @@ class Sent:
                 encoder.module.to(device)
             if model._pipe is not None:
                 model._pipe.to(device)
-            if hasattr(model._companion, "to"):
-                model._companion.to(device)
+            for clip in (model._companion, vars(model).get("companion")):  # as given, and opened already
+                if clip is not None and hasattr(clip, "to"):
+                    clip.to(device)
         else:
             try:
                 model = load(self.name, device=device, **self.how)

@@ -6,9 +6,10 @@ diffusers. Weights are safetensors only: a pickle can run code.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,22 @@ from . import standalone, tokenizers
 
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 T5_LENGTHS = {"sd3": 256, "flux": 512}  # max_sequence_length of the pipelines, their own default
+
+
+PIECES, PIECE = 64, 2**16  # of a file that are read for its digest, and their bytes
+
+
+def digest_of(files: Iterable[Path]) -> str:
+    """A hash of the names, sizes and evenly spread pieces of files, all of those that are small; 16 hex digits."""
+    total = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        total.update(f"{file.parent.name}/{file.name}:{size}\n".encode())
+        with file.open("rb") as stream:
+            for at in range(PIECES):
+                stream.seek(size * at // PIECES)
+                total.update(stream.read(PIECE))
+    return total.hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -52,6 +69,15 @@ class Source:
             return json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ModelError(f"{file} is not JSON: {error}") from None
+
+    def digest(self, without: Collection[str] = ()) -> str:
+        """A hash of the weights' files, less some components; of a repository of the hub its commit; 16 hex digits."""
+        if self.checkpoint:
+            return digest_of([self.checkpoint])
+        if not Path(self.origin).expanduser().is_dir():
+            return self.folder.name[:16]
+        files = [f for f in self.folder.rglob("*") if f.suffix in {".safetensors", ".bin"}]
+        return digest_of(sorted(f for f in files if f.relative_to(self.folder).parts[0] not in without))
 
     @property
     def alone(self) -> bool:

@@ -68,6 +68,10 @@ def keys_with(
 def keys_of_patch(encoder: TextEncoder, layer: int, patch: Patch) -> Iterator[Tensor]:
     """The keys of a patch's edits at a layer, from the prompts that it records."""
     how = patch.record["method"]
+    if "filled" in how.get("mixed", ()):
+        raise EditError(
+            "this merge has facts whose contexts were filled in two ways: hold the patches that it was made of"
+        )
     templates = tuple(how.get("templates", (PLAIN,)))[: how.get("contexts", 1)]
     if how.get("with_bare"):
         templates = tuple(dict.fromkeys((PLAIN, *templates)))

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import RefactError
+from ..errors import DataError, RefactError
 from ..evidence import results
-from ..evidence.bench import run
+from ..evidence.bench import UNEDITED, run
 from ..evidence.provenance import form_of
 from ..methods.registry import method
 from ..trust.disk import write
@@ -141,7 +141,11 @@ def tune(
     return {name: tried[label] for name, label in best.items()}
 
 
-def tuned(names: Iterable[str], folder: str | Path) -> list[str]:
-    """Names of methods, each with the setting that the tuning in a folder chose for it, if any. Raises DataError."""
-    chosen = results.read_json(Path(folder) / FILE).get("chosen", {})
-    return [str(chosen.get(name, name)) for name in names]
+def tuned(names: Iterable[str], folder: str | Path) -> dict[str, Any]:
+    """Methods by name, each with the setting that the tuning in a folder chose for it, if any. Raises DataError."""
+    path = Path(folder) / FILE
+    form = results.read_json(path)
+    chosen = form.get("chosen") if isinstance(form, dict) else None
+    if not isinstance(chosen, dict) or any(" #" in str(label) for label in chosen.values()):
+        raise DataError(f"{path}: not made by this version's `refact study tune`")
+    return {name: None if name in UNEDITED else method(str(chosen.get(name, name))) for name in names}

@@ -76,6 +76,7 @@ class Method(Form):
     templates: Texts = []
     contexts: Annotated[int, Field(ge=1, le=limits.LIST)] = 1
     crowded: Number = 0.0
+    mixed: Texts = []
 
 
 class Base(Form):
