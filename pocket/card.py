@@ -45,7 +45,9 @@ def gates(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
 def made() -> str:
     """Steps, samples and minutes of every part, by its checkpoint."""
     parts = [(part, found) for part in PARTS if (found := training.load(part))]
-    rows = [f"| {part} | {f['step']} | {f.get('samples', 0):,} | {f['seconds'] / 60:.0f} |" for part, f in parts]
+    rows = [
+        f"| {part} | {f['step']} | {f.get('samples', 'not counted')} | {f['seconds'] / 60:.0f} |" for part, f in parts
+    ]
     return "\n".join(["| part | steps | samples | minutes |", "|---|--:|--:|--:|", *rows])
 
 

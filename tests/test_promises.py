@@ -258,9 +258,12 @@ def test_a_build_again_changes_no_byte_and_a_dropped_fact_is_named(refact, tmp_p
     code, said, _ = refact("build", facts, "-o", out, *QUICK)
     assert "2 facts, 0 of them searched for" in said
     assert (out.read_bytes(), inputs.path_of(out).read_bytes()) == (before, lock)
+    facts.write_text("".join(rows) + '[[edit]]\nprompt = "a drum"\nnew = "a red drum"\n')
+    assert "3 facts, 1 of them searched for: drum" in refact("build", facts, "-o", out, *QUICK)[1]
     facts.write_text(rows[0])
     code, said, _ = refact("build", facts, "-o", out, *QUICK)
     assert code in (0, 3)
+    assert "1 fact, 0 of them searched for" in said
     assert "had 'a taxi'" in said
     assert Patch.load(out).names == ["guitar"]
 

@@ -83,7 +83,7 @@ def made(
     upon = inputs.digest(output.read_bytes()) if before is not None else None
     if lock and before is not None and lock["inputs"] == used and lock["made"]["sha256"] == upon:
         return before, []
-    if lock and any(lock["inputs"]["model"].get(key) != used["model"][key] for key in ("words", "companion")):
+    if lock and _means_otherwise(lock["inputs"]["model"], used["model"]):
         before = upon = None  # its searches were for words that mean something else now
     patch, new = build(model, edits, method, before, cluster)
     covariance = patch.record.get("covariance", {})
@@ -92,6 +92,13 @@ def made(
     patch.save(output)
     inputs.write(output, used, covariance, upon if len(new) < len(edits) else None)
     return patch, new
+
+
+def _means_otherwise(there: dict, here: dict) -> bool:
+    """Whether the words of a fact that is in both, or the space that texts are compared in, have changed."""
+    words = there.get("words", {})
+    changed = any(words.get(prompt, found) != found for prompt, found in here["words"].items())
+    return changed or there.get("companion", here["companion"]) != here["companion"]
 
 
 def _inputs(model: Any, edits: Sequence[Edit], method: ReFACT) -> dict:
@@ -103,7 +110,8 @@ def _inputs(model: Any, edits: Sequence[Edit], method: ReFACT) -> dict:
 
     vocabularies = {e.name: inputs.hash_of(e.tokenizer.get_vocab()) for e in model.encoders.values()}
     about = {"name": model.name, "encoders": model.fingerprints(), "tokenizers": vocabularies}
-    about |= {"words": words_print(model, edits), "companion": projection_print(model) if method.space else ""}
+    about["words"] = {edit.prompt: words_print(model, [edit]) for edit in edits}
+    about["companion"] = projection_print(model) if method.space else ""
     ends = [end for edit in edits for end in (edit.new, edit.old) if isinstance(end, tuple)]
     pictures = [Path(picture) for end in ends for picture in end]
     versions = {
