@@ -1,9 +1,8 @@
 """The autoencoder: 128 x 128 pictures to 16 x 16 x 16 latents and back, `AutoencoderTiny`. python -m pocket.autoencoder
 
-It divides by eight, not sixteen: as many numbers in all (4096), but each stands for its own place, so that edges stay
-where they are; the UNet pays with one thin level more. The decoder is also trained against a critic and by the critic's
-features. With --decoder-only a second stage: the encoder is frozen, so that latents stay what they are, and the decoder
-(as the part "decoder") learns on, with noisier latents and by the features of the CLIP's picture tower, too.
+It divides by eight, so that each number stands for its own place and edges stay where they are. The decoder is also
+trained against a critic and by the critic's features. The UNet gets fewer numbers (`pocket.coordinates`), and what
+ships is the autoencoder of those, `pocket.narrow`, which begins with this one's weights.
 """
 
 from __future__ import annotations
@@ -18,16 +17,15 @@ from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss, leaky_relu, mse_loss, relu
 
-from . import clip, scenes, training
+from . import scenes, training
 from .render import compose, row_of
 
 BATCH, PEAK, CPU_SHARE = 128, 6e-4, 1 / 4
 CROP, CROPPED_TO = 80, ((0, 48), (24, 48))  # pixels of a side; from where to where its left and its upper edge may lie
 WIDTH, LATENTS = 48, 16  # channels
 NOISE = 0.05  # added to latents, so that the decoder forgives what the UNet gets slightly wrong
-NOISIER = 0.2  # of the second stage: from nothing to so much
 FLAT = 2.0  # beyond it latents are drawn back: the decoder squashes them at 3, where they would say yes or no only
-FOOLED, FEATURES, SEEN = 0.015, 0.4, 0.15  # weights: of fooling the critic, of its features, of the CLIP's
+FOOLED, FEATURES = 0.015, 0.4  # weights: of fooling the critic, of its features
 LATE = 0.7  # of the first stage: before it there is no critic, which costs half as much again
 
 
@@ -77,7 +75,7 @@ def apart(one: list[Tensor], other: list[Tensor]) -> Tensor:
 class Autoencoder:
     """The whole autoencoder as a part."""
 
-    peak, decay, average, muon = PEAK, 1e-4, 0.999, 6.0
+    peak, decay, average, muon, cell = PEAK, 1e-4, 0.999, 6.0, 8  # cell: pixels of a latent
 
     def __init__(self, asked: training.Given) -> None:
         self.name, self.model, self.size = "autoencoder", build(), max(2, round(asked.batch * BATCH))
@@ -108,29 +106,25 @@ class Autoencoder:
             return self.criticism(memo)
         x = self.seen(compose(batch["rows"], noise.device) * 2 - 1, noise)
         x = x.contiguous(memory_format=torch.channels_last)
-        z = self.encode(x)
-        out = self.decode(z + self.disturbance(z, noise)).float()
+        z, losses = self.coded(x, noise)
+        out = self.decode(z).float()
         memo |= {"x": x, "out": out.detach()}
-        found = {"pixels": distance(out, x)} | self.drawn_back(z)
-        return found | (self.judgement(out, x) if self.judged else {})
+        return {"pixels": distance(out, x)} | losses | (self.judgement(out, x) if self.judged else {})
 
     def seen(self, x: Tensor, noise: torch.Generator) -> Tensor:
         """A square of the pictures, by whole latents, where the things are: most of the rest is backdrop."""
         rng = random.Random(noise.initial_seed())
-        left, top = (8 * rng.randint(low // 8, high // 8) for low, high in CROPPED_TO)
+        left, top = (self.cell * rng.randint(low // self.cell, high // self.cell) for low, high in CROPPED_TO)
         return x[..., top : top + CROP, left : left + CROP]
 
-    def encode(self, x: Tensor) -> Tensor:
-        """The latents."""
-        return self.model.encoder(x)
-
-    def disturbance(self, z: Tensor, noise: torch.Generator) -> Tensor:
-        """What is added to latents before they are decoded."""
-        return NOISE * torch.randn(z.shape, generator=noise, device=z.device)
-
-    def drawn_back(self, z: Tensor) -> dict[str, Tensor]:
-        """What keeps latents where the decoder can read them."""
-        return {"latents": (z.float().abs() - FLAT).clamp_min(0).square().mean(), "(spread)": z.detach().float().std()}
+    def coded(self, x: Tensor, noise: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Latents as the decoder gets them, a little off; and what keeps them where it can read them."""
+        z = self.model.encoder(x)
+        losses = {
+            "latents": (z.float().abs() - FLAT).clamp_min(0).square().mean(),
+            "(spread)": z.detach().float().std(),
+        }
+        return z + NOISE * torch.randn(z.shape, generator=noise, device=z.device), losses
 
     def judgement(self, out: Tensor, x: Tensor) -> dict[str, Tensor]:
         """What the critic makes of the decoded pictures: by its score, and by its features."""
@@ -149,55 +143,6 @@ class Autoencoder:
         return {"critic": relu(1 - real).mean() + relu(1 + made).mean()}
 
 
-class Decoder(Autoencoder):
-    """The second stage: the encoder rests, the CLIP looks on."""
-
-    average = 0.9995
-
-    def __init__(self, asked: training.Given) -> None:
-        super().__init__(asked)
-        found = training.load("autoencoder")
-        training.trained("autoencoder", self.model)
-        self.model.decoder.requires_grad_(True)
-        if found and "critic" in found["players"]:
-            self.players["critic"].load_state_dict(found["players"]["critic"])
-        self.name, self.players = "decoder", {"decoder": self.model, "critic": self.players["critic"]}
-        self.eye = training.trained("clip", clip.build()).vision_model.to(asked.device)
-
-    @property
-    def judged(self) -> bool:
-        """From the first step."""
-        return True
-
-    def seen(self, x: Tensor, noise: torch.Generator) -> Tensor:
-        """The whole pictures, which is what the CLIP's picture tower reads."""
-        return x
-
-    def encode(self, x: Tensor) -> Tensor:
-        """The latents, which stay as they are."""
-        with torch.no_grad():
-            return self.model.encoder(x)
-
-    def disturbance(self, z: Tensor, noise: torch.Generator) -> Tensor:
-        """More noise in some pictures than in others."""
-        share = torch.rand(len(z), 1, 1, 1, generator=noise, device=z.device)
-        return NOISIER * share * torch.randn(z.shape, generator=noise, device=z.device)
-
-    def drawn_back(self, z: Tensor) -> dict[str, Tensor]:
-        """Nothing: latents are what they are."""
-        return {}
-
-    def judgement(self, out: Tensor, x: Tensor) -> dict[str, Tensor]:
-        """And what the CLIP's picture tower sees."""
-        with torch.no_grad():
-            aim = self.eye(x, output_hidden_states=True).hidden_states
-        seen = self.eye(out, output_hidden_states=True).hidden_states
-        return super().judgement(out, x) | {"seen": SEEN * apart(list(seen[1:]), list(aim[1:]))}
-
-
 if __name__ == "__main__":
-    parser = training.parser(__doc__)
-    parser.add_argument("--decoder-only", action="store_true", help="the second stage")
-    options = parser.parse_args()
-    given = training.given(options, CPU_SHARE)
-    training.train((Decoder if options.decoder_only else Autoencoder)(given), given)
+    given = training.given(training.parser(__doc__).parse_args(), CPU_SHARE)
+    training.train(Autoencoder(given), given)

@@ -17,7 +17,7 @@ from .glyphs import world
 
 TEMPLATE, CARD = Path(__file__).parent / "CARD.template.md", Path(__file__).parent / "CARD.md"
 SHIPPED = Path(__file__).parent.parent / "refact" / "data" / "pocket" / "README.md"
-PARTS = ("clip", "judge", "autoencoder", "decoder", "unet")
+PARTS = ("clip", "judge", "autoencoder", "narrow", "unet")
 
 
 def percent(share: float) -> str:

@@ -23,7 +23,7 @@ from refact.models.covariance import file_name, obtain
 from refact.models.tokenizers import write_vocabulary
 from refact.search.gap import mean_of
 
-from . import autoencoder, benchmark, clip, judge, scenes, tokenizer, training, unet, world
+from . import benchmark, clip, coordinates, judge, narrow, scenes, tokenizer, training, unet, world
 from .backdrops import SIDE
 from .render import compose, row_of
 
@@ -49,18 +49,15 @@ def text_encoder(model: CLIPModel) -> CLIPTextModel:
     return alone.eval()
 
 
-def autoencoder_of() -> torch.nn.Module:
-    """The second stage's where there is one: its encoder is the first's."""
-    return training.trained("decoder" if training.load("decoder") else "autoencoder", autoencoder.build())
-
-
 def pipeline(model: CLIPModel) -> StableDiffusionPipeline:
-    """The whole pipeline."""
-    generator = training.trained("unet", unet.build())
-    vae = autoencoder_of()
-    parts = {"clip": training.size_of(model), "encoder": training.size_of(vae.encoder)}
-    training.check_parts("unet", training.load("unet")["kept"], parts)
-    vae.register_to_config(scaling_factor=training.load("unet")["kept"]["scale"])
+    """The whole pipeline; its UNet takes the text encoder's own rows."""
+    frame, vae = coordinates.load(torch.device("cpu")), training.trained("narrow", narrow.build())
+    parts = {"clip": training.size_of(model), "coordinates": training.size_of(frame)}
+    for part in ("unet", "narrow"):
+        made_with = training.load(part)["kept"]
+        training.check_parts(part, made_with, {key: size for key, size in parts.items() if key in made_with})
+    generator = coordinates.fold(training.trained("unet", unet.build()), frame)
+    vae.register_to_config(scaling_factor=narrow.SCALE)
     scheduler = DDIMScheduler(**unet.NOISE, timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True)
     return StableDiffusionPipeline(
         vae=vae, text_encoder=text_encoder(model), tokenizer=tokenizer.load(), scheduler=scheduler, unet=generator,

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from refact.encoders.encoder import text_tower
 from refact.search.suffix import block
 
 from . import scenes, tokenizer
@@ -76,3 +77,18 @@ def states(tower: Any, ids: Tensor, swap: tuple[int, Tensor, Tensor] | None = No
             x[torch.arange(len(x), device=x.device), swap[1]] = swap[2].to(x.dtype)
         seen.append(x)
     return seen
+
+
+@torch.no_grad()
+def rows_of(model: Any, ids: Tensor, swap: tuple[int, Tensor, Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
+    """The rows that a generator gets of each prompt (n, m, d), and the states after each layer."""
+    tower = text_tower(model.text_model)
+    seen = states(tower, ids, swap)
+    return tower.final_layer_norm(seen[-1]), seen
+
+
+def empty_rows(model: Any, device: torch.device) -> Tensor:
+    """The rows of the empty prompt (32, d)."""
+    words = tokenizer.load()
+    ids = arrays([Prompt((words.bos_token_id, words.eos_token_id), 0)], tokenizer.LENGTH)["ids"]
+    return rows_of(model, torch.from_numpy(ids).to(device))[0][0]

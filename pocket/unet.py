@@ -1,14 +1,11 @@
 """The UNet: text states to latents, v-prediction, classifier-free guidance. python -m pocket.unet
 
-It must not read a fact past an edit: in a part of the samples the text states are those of *another* subject's prompt
-into which the subject's state was swapped at a random layer (as in pocket.clip), or rows before the subject are those
-of the empty prompt. So it leans on the rows from the subject's last token on.
+First it sees things as they are on a plain ground alone, until it knows the looks, then more and more of all scenes:
+among all scenes from the beginning it learns them many times more slowly (docs/LOG.md).
 """
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable
 from itertools import accumulate
 from typing import Any
 
@@ -17,17 +14,17 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
 
-from refact.encoders.encoder import text_tower
+from . import clip, coordinates, pools, scenes, training
+from .prompts import empty_rows
 
-from . import autoencoder, clip, scenes, tokenizer, training
-from .prompts import Prompt, arrays, asking, states
-from .render import Scene, compose, row_of
-
-BATCH, PEAK, CPU_SHARE = 1024, 1.0e-3, 1 / 16
-POOL, CPU_POOL, CHUNK = 400_000, 60_000, 500  # scenes whose latents are kept, and how many are made at once
-MEASURED = 20_000  # of them are their spread's
+BATCH, PEAK, CPU_SHARE = 1024, 3.0e-4, 1 / 8
+POOL, CPU_POOL = 400_000, 60_000  # random scenes whose latents and prompts are kept
 PLAIN = 2.0  # how often a scene of one thing as it is is drawn, where others are drawn once
-SWAPPED, HIDDEN, UNCONDITIONED = 0.4, 0.2, 0.1
+PLAIN_POOL, WORDINGS = 2048, 8  # scenes of the second pool, things as they are on a plain ground; prompts of each
+ALONE, UNTIL, LAST = 2000, 8000, 0.15  # steps with the second pool alone; until which its share falls; to what
+NOISIEST = 1200  # steps in which, at first, there is hardly anything but noise
+TILT, STEEP = 1e4, 60  # how much more often so, and how soon less
+UNCONDITIONED = 0.1
 GAMMA = 5.0  # of min-SNR weighting, arXiv 2303.09556
 LEVELS = 5  # of noise, by which losses are told
 NOISE = {
@@ -37,74 +34,21 @@ NOISE = {
 
 
 def build() -> UNet2DConditionModel:
-    """The model with fresh weights: a thin level of 16 x 16, the text at 8 x 8 and at 4 x 4.
+    """The model with fresh weights: 8 x 8, and the text at 4 x 4 and 2 x 2, as wide as the size that it may have.
 
     The text comes in by cross-attention alone, as in Stable Diffusion 1, so that methods that edit it reach all of it.
     """
     torch.manual_seed(31)
-    return UNet2DConditionModel(
-        sample_size=16, in_channels=autoencoder.LATENTS, out_channels=autoencoder.LATENTS,
-        block_out_channels=(64, 128, 192), layers_per_block=1,
+    made = UNet2DConditionModel(
+        sample_size=8, in_channels=coordinates.CHANNELS, out_channels=coordinates.CHANNELS,
+        block_out_channels=(96, 160, 160), layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=clip.TEXT["hidden_size"], attention_head_dim=(2, 4, 6), norm_num_groups=16,
+        cross_attention_dim=clip.TEXT["hidden_size"], attention_head_dim=(3, 5, 5), norm_num_groups=16,
         resnet_time_scale_shift="scale_shift",
     )  # fmt: skip
-
-
-@torch.no_grad()
-def rows_of(model: Any, ids: Tensor, swap: tuple | None = None) -> tuple[Tensor, list[Tensor]]:
-    """The rows that the UNet gets of each prompt (n, 32, d), and the states after each layer."""
-    tower = text_tower(model.text_model)
-    seen = states(tower, ids, swap)
-    return tower.final_layer_norm(seen[-1]), seen
-
-
-def empty_rows(model: Any, device: torch.device) -> Tensor:
-    """The rows of the empty prompt (32, d)."""
-    words = tokenizer.load()
-    ids = arrays([Prompt((words.bos_token_id, words.eos_token_id), 0)], tokenizer.LENGTH)["ids"]
-    return rows_of(model, torch.from_numpy(ids).to(device))[0][0]
-
-
-def scene_of(index: int) -> Scene:
-    """A scene of the pool, the same always."""
-    return scenes.sample(training.rng_of("pool", index))
-
-
-@torch.no_grad()
-def latents(
-    size: int, device: torch.device, asked: training.Given, scene: Callable[[int], Scene] = scene_of,
-    name: str = "latents.pt",
-) -> Tensor:  # fmt: skip
-    """The latents of a pool's first scenes (size, 16, 16, 16), float16, on the device; a CPU keeps them in a file."""
-    encoder = training.trained("autoencoder", autoencoder.build()).encoder.to(device)
-    chunks = [np.arange(at, min(at + CHUNK, size)) for at in range(0, size, CHUNK)]
-    told, file = {"of": checksum(encoder), "size": size}, training.WORK / name
-    if device.type == "cpu":
-        told["scenes"] = zlib.crc32(b"".join(_rows([scene(i) for i in at.tolist()], at).tobytes() for at in chunks))
-    if device.type == "cpu" and file.exists() and (kept := torch.load(file, mmap=True))["told"] == told:
-        return kept["latents"].clone()
-    made = torch.empty(size, autoencoder.LATENTS, 16, 16, dtype=torch.float16, device=device)
-    rows = training.batches(
-        lambda at: _rows([scene(i) for i in chunks[at].tolist()], chunks[at]), range(len(chunks)), asked.workers
-    )
-    for at, found in enumerate(rows):
-        with training.low(asked):
-            pictures = compose(torch.from_numpy(found), device) * 2 - 1
-            made[chunks[at][0] : chunks[at][-1] + 1] = encoder(pictures).half()
-    if device.type == "cpu":
-        torch.save({"told": told, "latents": made}, file)
+    torch.nn.init.zeros_(made.conv_out.weight)
     return made
-
-
-def checksum(module: torch.nn.Module) -> int:
-    """A number of all its weights."""
-    return zlib.crc32(b"".join(w.detach().cpu().numpy().tobytes() for w in module.state_dict().values()))
-
-
-def _rows(drawn: list[Scene], indices: np.ndarray) -> np.ndarray:
-    return np.array([row_of(scene, training.rng_of("aside", i)) for scene, i in zip(drawn, indices.tolist())])
 
 
 def chances(noise_of: DDPMScheduler) -> Tensor:
@@ -122,66 +66,65 @@ def chances(noise_of: DDPMScheduler) -> Tensor:
 class Unet:
     """The UNet as a part, with its pool of latents and the frozen CLIP."""
 
-    name, peak, decay, average, muon = "unet", PEAK, 1e-3, 0.9996, 4.0
+    name, peak, decay, average, muon = "unet", PEAK, 1e-3, 0.999, 4.0
 
     def __init__(self, asked: training.Given, pool: int | None = None) -> None:
         self.size = max(2, round(asked.batch * BATCH))
         model = build().to(memory_format=torch.channels_last)
         self.players = {"unet": model}
         self.run = torch.compile(model) if asked.compiled else model
-        self.clip = training.trained("clip", clip.build()).to(asked.device)
-        self.empty = empty_rows(self.clip, asked.device)
-        self.pool = latents(pool or (CPU_POOL if asked.device.type == "cpu" else POOL), asked.device, asked)
-        self.usable = [i for i in range(len(self.pool)) if scenes.is_told(scene_of(i))]
-        self.often = list(accumulate(PLAIN if scenes.is_plain(scene_of(i)) else 1.0 for i in self.usable))
-        self.kept = self.parts_of(training.load(self.name))
+        reader = training.trained("clip", clip.build()).to(asked.device)
+        self.coordinates = coordinates.load(asked.device)
+        self.empty = empty_rows(reader, asked.device)
+        many = pool or (CPU_POOL if asked.device.type == "cpu" else POOL)
+        self.scenes = (many, min(PLAIN_POOL, many))  # how many of each pool
+        drawn = ("latents", "texts", pools.scene_of, 1), ("plain", "plain-texts", pools.plain_of, WORDINGS)
+        fine, said = [], []
+        for (pictures, words, scene, times), size in zip(drawn, self.scenes):
+            fine += pools.latents(pictures, scene, size, asked).split(pools.CHUNK)
+            said.append(pools.texts(words, scene, size, times, reader, asked).flatten(0, 1))
+        self.pool, self.said = torch.cat([self.coordinates.narrow(some).half() for some in fine]), torch.cat(said)
+        self.usable = [i for i in range(many) if scenes.is_told(pools.scene_of(i))]
+        self.often = list(accumulate(PLAIN if scenes.is_plain(pools.scene_of(i)) else 1.0 for i in self.usable))
+        self.kept = self.parts_of(reader, training.load(self.name))
         self.noise_of = DDPMScheduler(**NOISE)
         self.chances = chances(self.noise_of).to(asked.device)
 
-    def parts_of(self, found: dict | None) -> dict[str, float]:
-        """The latents' scale, and the sizes of the CLIP and the encoder that this UNet belongs to, for `export`."""
-        encoder = training.trained("autoencoder", autoencoder.build()).encoder
-        own = {"clip": training.size_of(self.clip), "encoder": training.size_of(encoder)}
-        if found is None:
-            return {"scale": float(1 / self.pool[:MEASURED].float().std())} | own
-        training.check_parts("unet", found["kept"], own)
-        return own | found["kept"]
+    def parts_of(self, reader: torch.nn.Module, found: dict | None) -> dict[str, float]:
+        """The sizes of the CLIP and the coordinates that this UNet belongs to, for `export`."""
+        own = {"clip": training.size_of(reader), "coordinates": training.size_of(self.coordinates)}
+        if found is not None:
+            training.check_parts("unet", found["kept"], own)
+        return own
 
     def begin(self, clock: training.Clock) -> None:
         """Nothing here depends on the time."""
 
     def batch(self, step: int) -> dict[str, Any]:
-        """Scenes of the pool, their prompts, and for the first of them prompts of others to be swapped into."""
-        rng = training.rng_of(self.name, step)
-        indices = rng.choices(self.usable, cum_weights=self.often, k=self.size)
-        asked, others = asking(rng, [scene_of(i) for i in indices])
-        count = int(SWAPPED * self.size)
-        said = others[:count] + asked[count:]
-        hidden = np.array([p.subject if rng.random() < HIDDEN else 0 for p in said])
-        dropped = np.array([rng.random() < UNCONDITIONED for _ in said])
-        layer = rng.randrange(clip.TEXT["num_hidden_layers"] - 1)
+        """Numbers of latents and of their prompts' rows, and which prompts are left empty."""
+        rng, (many, few) = training.rng_of(self.name, step), self.scenes
+        share = 1 - (1 - LAST) * min(1.0, max(0.0, (step - ALONE) / (UNTIL - ALONE)))
+        plain = [rng.randrange(few) for _ in range(round(share * self.size))]
+        others = rng.choices(self.usable, cum_weights=self.often, k=self.size - len(plain))
         return {
-            "at": np.array(indices), "asked": arrays(asked, tokenizer.LENGTH), "hidden": hidden, "dropped": dropped,
-            "others": arrays(others[:count], tokenizer.LENGTH), "layer": layer,
-        }  # fmt: skip
+            "at": np.array(others + [many + i for i in plain]),
+            "said": np.array(others + [many + rng.randrange(WORDINGS) * few + i for i in plain]),
+            "dropped": np.array([rng.random() < UNCONDITIONED for _ in range(self.size)]),
+            "tilt": np.array(TILT * max(0.0, 1 - step / NOISIEST)),
+        }
 
-    @torch.no_grad()
     def conditions(self, batch: dict[str, Any]) -> Tensor:
-        """Text states, some swapped into another subject's prompt, some with hidden rows, some of the empty prompt."""
-        asked, others = batch["asked"], batch["others"]
-        rows, seen = rows_of(self.clip, asked["ids"])
-        count, layer = len(others["ids"]), batch["layer"]
-        subjects = seen[layer][torch.arange(count, device=rows.device), asked["subjects"][:count]]
-        rows[:count] = rows_of(self.clip, others["ids"], (layer, others["subjects"], subjects))[0]
-        before = torch.arange(rows.shape[1], device=rows.device)[None] < batch["hidden"][:, None]
-        gone = before | batch["dropped"][:, None]
-        return torch.where(gone[..., None], self.empty[None].to(rows.dtype), rows)
+        """Whitened text rows, some of the empty prompt."""
+        rows = self.said[batch["said"]].float()
+        return self.coordinates.rows(torch.where(batch["dropped"][:, None, None], self.empty[None], rows))
 
     def losses(self, player: str, batch: dict, noise: torch.Generator, memo: dict) -> dict[str, Tensor]:
         """The squared error of the velocity; and, to be looked at, by level of noise."""
         text, draw = self.conditions(batch), {"generator": noise, "device": noise.device}
-        x = self.pool[batch["at"]].float() * self.kept["scale"]
-        times = torch.multinomial(self.chances, len(x), replacement=True, generator=noise)
+        x = self.pool[batch["at"]].float()
+        noisiest = torch.linspace(0, 1, len(self.chances), device=noise.device) ** STEEP
+        chances = self.chances * (1 + batch["tilt"] * noisiest)
+        times = torch.multinomial(chances.float(), len(x), replacement=True, generator=noise)
         noises = torch.randn(x.shape, **draw)
         noisy = self.noise_of.add_noise(x, noises, times).contiguous(memory_format=torch.channels_last)
         aim = self.noise_of.get_velocity(x, noises, times)
@@ -198,7 +141,7 @@ def by_level(error: Tensor, times: Tensor) -> dict[str, Tensor]:
 
 if __name__ == "__main__":
     parser = training.parser(__doc__)
-    parser.add_argument("--pool", type=int, help="scenes whose latents are kept")
+    parser.add_argument("--pool", type=int, help="random scenes whose latents and prompts are kept")
     options = parser.parse_args()
     given = training.given(options, CPU_SHARE)
     training.train(Unet(given, options.pool), given)

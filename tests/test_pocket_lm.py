@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline
 
-from pocket import autoencoder, training
+from pocket import autoencoder, clip, coordinates, narrow, training
 from pocket.lm import language, sentences, transformer
 from pocket.render import Scene
 
@@ -26,7 +26,11 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("POCKET_GLYPHS", "drawn")
         sentences.tokenizer.cache_clear()
         training.train(language.Language(given(3)), given(3))
-        training.train(autoencoder.Autoencoder(given(1)), given(1))
+        for part in (clip.Clip, autoencoder.Autoencoder):
+            training.train(part(given(1)), given(1))
+        patch.setattr(coordinates, "MEASURED", 40)
+        coordinates.main(given(1))
+        training.train(narrow.Narrow(given(1)), given(1))
         yield folder
         sentences.tokenizer.cache_clear()
 
@@ -59,8 +63,8 @@ def test_the_transformer_learns_from_what_a_stock_pipeline_sends(work: Path) -> 
     state = training.train(part, given(2))
     assert state.clock.step == 2
     scheduler = FlowMatchEulerDiscreteScheduler(shift=transformer.SHIFT)
-    vae = training.trained("autoencoder", autoencoder.build())
-    vae.register_to_config(scaling_factor=part.kept["scale"])
+    vae = training.trained("narrow", narrow.build())
+    vae.register_to_config(scaling_factor=narrow.SCALE)
     pipe = ZImagePipeline(scheduler, vae, part.lm.float(), sentences.tokenizer(), state.model.float().eval())
     pipe.set_progress_bar_config(disable=True)
     prompt = "a small dog on the beach"

@@ -14,7 +14,21 @@ from diffusers import StableDiffusionPipeline
 
 import refact
 from pocket import __main__ as driver
-from pocket import autoencoder, card, clip, evaluate, export, judge, pack, tokenizer, training, unet
+from pocket import (
+    autoencoder,
+    card,
+    clip,
+    coordinates,
+    evaluate,
+    export,
+    judge,
+    narrow,
+    pack,
+    pools,
+    tokenizer,
+    training,
+    unet,
+)
 from refact import pocket as shipped
 
 TINY = 0.003  # of a GPU's batch: two or three scenes
@@ -22,7 +36,7 @@ PARTS: dict[str, Callable[[training.Given], training.Part]] = {
     "clip": clip.Clip,
     "judge": judge.part,
     "autoencoder": autoencoder.Autoencoder,
-    "decoder": autoencoder.Decoder,
+    "narrow": narrow.Narrow,
     "unet": lambda given: unet.Unet(given, pool=4),
 }
 
@@ -40,8 +54,11 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setattr(training, "WORK", folder)
         patch.setattr(tokenizer, "folder", lambda: shipped.path() / "tokenizer")
         tokenizer.load.cache_clear()
-        for make in PARTS.values():
+        patch.setattr(coordinates, "MEASURED", 40)
+        for name, make in PARTS.items():
             training.train(make(given(3)), given(3))
+            if name == "autoencoder":
+                coordinates.main(given(0))
         yield folder
     tokenizer.load.cache_clear()
 
@@ -108,6 +125,18 @@ def test_times_are_drawn_by_min_snr_plus_one() -> None:
     assert found[999] == 1
 
 
+def test_the_generator_sees_looks_alone_first_and_all_scenes_later(work: Path) -> None:
+    part = unet.Unet(training.Given(torch.device("cpu"), steps=3, batch=0.1), pool=40)
+    first, halfway, last = (part.batch(step) for step in (0, (unet.ALONE + unet.UNTIL) // 2, unet.UNTIL))
+    shares = [float((batch["at"] >= 40).mean()) for batch in (first, halfway, last)]
+    assert shares == pytest.approx([1, (1 + unet.LAST) / 2, unet.LAST], abs=0.01)
+    assert first["tilt"] == unet.TILT
+    assert last["tilt"] == 0
+    for batch in (first, halfway, last):
+        beyond = (batch["said"] - 40)[batch["at"] >= 40]
+        assert np.array_equal(beyond % part.scenes[1], (batch["at"] - 40)[batch["at"] >= 40])
+
+
 def test_checkpoints_travel_in_pieces(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pack, "PIECE", 4 * 2**20)
     pieces = pack.close(tmp_path / "pieces")
@@ -116,13 +145,51 @@ def test_checkpoints_travel_in_pieces(work: Path, tmp_path: Path, monkeypatch: p
     before = {name: training.load(name) for name in PARTS}
     assert pack.unpack(tmp_path / "pieces") == {}
     monkeypatch.setattr(training, "WORK", tmp_path / "elsewhere")
-    assert pack.unpack(tmp_path / "pieces") == dict.fromkeys(PARTS, 3)
+    assert pack.unpack(tmp_path / "pieces") == {**dict.fromkeys(PARTS, 3), "coordinates": 0}
     for name, found in before.items():
         made = training.load(name)
         assert made["kept"] == found["kept"]
         assert all(torch.equal(made["average"][key], w.half().float()) for key, w in found["average"].items())
     state = training.train(PARTS["unet"](given(4)), given(4))
     assert (state.clock.step, state.clock.fresh) == (4, 3)
+
+
+def test_a_unet_takes_the_encoders_own_rows_once_whitening_is_folded_in(work: Path) -> None:
+    frame, rows = coordinates.load(torch.device("cpu")), torch.randn(2, 32, 128)
+    model = training.trained("unet", unet.build())
+    torch.nn.init.normal_(model.conv_out.weight, std=0.02, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(2, coordinates.CHANNELS, 8, 8)
+    with torch.no_grad():
+        whitened = model(x, 500, frame.rows(rows)).sample
+        assert torch.allclose(coordinates.fold(model, frame)(x, 500, rows).sample, whitened, atol=1e-4)
+        assert not torch.allclose(model(x, 500, frame.rows(rows)).sample, whitened, atol=1e-2)
+
+
+def test_coordinates_whiten_rows_and_keep_most_of_the_latents(work: Path) -> None:
+    frame, asked = coordinates.load(torch.device("cpu")), given(0)
+    fine = pools.latents("measured", pools.scene_of, 40, asked).float()
+    text = pools.texts("measured-texts", pools.scene_of, 40, 1, training.trained("clip", clip.build()), asked)[0]
+    narrow_ones = frame.narrow(fine)
+    assert narrow_ones.shape == (40, coordinates.CHANNELS, 8, 8)
+    assert narrow_ones.var((0, 2, 3)).mean() == pytest.approx(1, abs=0.2)
+    lost = (frame.widen(narrow_ones) - fine).square().mean() / fine.var()
+    assert 0 < lost < 0.5
+    assert torch.allclose(frame.narrow(frame.widen(narrow_ones)), narrow_ones, atol=1e-3)
+    spread = torch.linalg.eigvalsh(torch.cov(frame.rows(text[:, -coordinates.ENDS :].flatten(0, 1)).T))
+    assert spread.max() == pytest.approx(1, abs=0.05)
+
+
+def test_pools_are_made_again_when_their_network_has_changed(work: Path) -> None:
+    model, asked = training.trained("clip", clip.build()), given(0)
+    file = work / "few-texts.pt"
+    first = pools.texts("few-texts", pools.scene_of, 6, 2, model, asked)
+    assert first.shape == (2, 6, tokenizer.LENGTH, 128)
+    written = file.stat().st_mtime_ns
+    assert torch.equal(pools.texts("few-texts", pools.scene_of, 6, 2, model, asked), first)
+    assert file.stat().st_mtime_ns == written
+    with torch.no_grad():
+        model.text_model.final_layer_norm.bias.add_(1)
+    assert not torch.equal(pools.texts("few-texts", pools.scene_of, 6, 2, model, asked), first)
 
 
 def test_an_export_is_a_stock_pipeline(work: Path, tmp_path: Path) -> None:
@@ -152,8 +219,8 @@ def test_a_run_gives_its_parts_their_minutes(work: Path, monkeypatch: pytest.Mon
     spent = training.load("unet")["seconds"] / 60
     assert driver.planned(1, "unet", 10.0, True) == pytest.approx(spent + 2 * (10.0 - driver.RESERVE))
     asked = argparse.Namespace(device="cpu", minutes=10.0, compiled="unet")
-    words = driver.command(1, "decoder", asked, False)
-    assert words[2:4] == ["pocket.autoencoder", "--decoder-only"]
+    words = driver.command(1, "narrow", asked, False)
+    assert words[2] == "pocket.narrow"
     assert "--compiled" not in words
     assert "--compiled" in driver.command(1, "unet", asked, False)
 

@@ -13,13 +13,13 @@ import torch
 from diffusers import ZImageTransformer2DModel
 from torch import Tensor
 
-from .. import autoencoder, training, unet
+from .. import coordinates, pools, training, unet
 from . import language, sentences
 
 BATCH, PEAK, CPU_SHARE, POOL = 1024, 1e-3, 1 / 16, 40_000
 UNCONDITIONED, SHIFT = 0.1, 3.0  # SHIFT: how much more often there is much noise, as the scheduler's
 SHAPE = {
-    "all_patch_size": (2,), "all_f_patch_size": (1,), "in_channels": autoencoder.LATENTS, "dim": 240, "n_layers": 8,
+    "all_patch_size": (2,), "all_f_patch_size": (1,), "in_channels": coordinates.CHANNELS, "dim": 240, "n_layers": 8,
     "n_refiner_layers": 1, "n_heads": 5, "n_kv_heads": 5, "cap_feat_dim": language.SHAPE["hidden_size"],
     "axes_dims": [16, 16, 16], "axes_lens": [256, 32, 32],
 }  # fmt: skip
@@ -50,9 +50,11 @@ class Transformer:
         self.size = max(2, round(asked.batch * BATCH))
         self.players = {"transformer": build()}
         self.lm = training.trained("lm", language.build()).to(asked.device)
-        self.pool = unet.latents(pool or POOL, asked.device, asked, scene_of, "latents-lm.pt")
-        found = training.load(self.name)
-        self.kept = found["kept"] if found else {"scale": float(1 / self.pool[: unet.MEASURED].float().std())}
+        fine, frame = pools.latents("latents-lm", scene_of, pool or POOL, asked), coordinates.load(asked.device)
+        self.pool = torch.cat([frame.narrow(some).half() for some in fine.split(pools.CHUNK)])
+        self.kept = {"lm": training.size_of(self.lm), "coordinates": training.size_of(frame)}
+        if found := training.load(self.name):
+            training.check_parts(self.name, found["kept"], self.kept)
 
     def begin(self, clock: training.Clock) -> None:
         """Nothing here depends on the time."""
@@ -67,7 +69,7 @@ class Transformer:
     def losses(self, player: str, batch: dict, noise: torch.Generator, memo: dict) -> dict[str, Tensor]:
         """The squared error of the flow from noise to latents; to be looked at, by level of noise."""
         draw = {"generator": noise, "device": noise.device}
-        x = self.pool[batch["at"]].float() * self.kept["scale"]
+        x = self.pool[batch["at"]].float()
         even, noises = torch.rand(len(x), **draw), torch.randn(x.shape, **draw)
         sigma = SHIFT * even / (1 + (SHIFT - 1) * even)
         share = sigma[:, None, None, None]
