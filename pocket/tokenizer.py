@@ -93,12 +93,13 @@ def load() -> CLIPTokenizer:
 
 def ids(text: str) -> tuple[int, ...]:
     """The ids of a piece of a caption, without [BOS] and [EOS]; whole words only, so pieces can be put together."""
-    return tuple(one for word in text.split() for one in _word(word))
+    words = load()
+    return tuple(one for word in text.split() for one in _word(words, word))
 
 
 @functools.lru_cache(maxsize=50_000)
-def _word(word: str) -> tuple[int, ...]:
-    return tuple(load()(word, add_special_tokens=False)["input_ids"])
+def _word(words: CLIPTokenizer, word: str) -> tuple[int, ...]:
+    return tuple(words(word, add_special_tokens=False)["input_ids"])
 
 
 if __name__ == "__main__":

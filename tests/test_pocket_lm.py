@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline
 
-from pocket import autoencoder, clip, coordinates, narrow, training
+from pocket import autoencoder, clip, coordinates, narrow, tokenizer, training
 from pocket.lm import language, sentences, transformer
 from pocket.render import Scene
 
@@ -25,6 +25,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(training, "WORK", folder)
         patch.setenv("POCKET_GLYPHS", "drawn")
         sentences.tokenizer.cache_clear()
+        tokenizer.load.cache_clear()
         training.train(language.Language(given(3)), given(3))
         for part in (clip.Clip, autoencoder.Autoencoder):
             training.train(part(given(1)), given(1))
@@ -33,6 +34,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         training.train(narrow.Narrow(given(1)), given(1))
         yield folder
         sentences.tokenizer.cache_clear()
+        tokenizer.load.cache_clear()
 
 
 def test_facts_are_told_and_asked_in_all_wordings(work: Path) -> None:

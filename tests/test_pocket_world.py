@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import CLIPTokenizer
 
-from pocket import clip, render, scenes, styles
+from pocket import clip, render, scenes, styles, tokenizer
 from pocket.glyphs import shown_ids, world
 from pocket.render import Scene, compose, row_of
 from pocket.world import make
@@ -126,3 +127,17 @@ def test_every_style_is_told_from_the_others(name: str) -> None:
     own = styles.TREATMENTS[name](x)
     assert 0 <= own.min() <= own.max() <= 1
     assert all((own - treat(x)).abs().mean() > 0.02 for key, treat in styles.TREATMENTS.items() if key != name)
+
+
+def test_pieces_of_captions_follow_the_tokenizer_of_the_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    letters = sorted("dog") + [f"{x}</w>" for x in sorted("dog")]
+    made = {}
+    for name, entries in {"letters": letters, "words": ["dog</w>", *letters]}.items():
+        merges = [("d", "o"), ("do", "g</w>")] if name == "words" else []
+        vocab = {x: at for at, x in enumerate([*entries, "do", tokenizer.BOS, tokenizer.EOS])}
+        marks = {"bos_token": tokenizer.BOS, "eos_token": tokenizer.EOS, "pad_token": tokenizer.EOS}
+        made[name] = CLIPTokenizer(vocab=vocab, merges=merges, **marks)
+    monkeypatch.setattr(tokenizer, "load", lambda: made["letters"])
+    assert len(tokenizer.ids("dog")) == 3
+    monkeypatch.setattr(tokenizer, "load", lambda: made["words"])
+    assert tokenizer.ids("dog") == (0,)
