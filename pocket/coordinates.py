@@ -19,7 +19,7 @@ from . import autoencoder, clip, pools, training
 FINE, CHANNELS = autoencoder.LATENTS, 32  # channels of the first autoencoder's latents, and of those that the UNet gets
 EVENED = 0.3  # 0: components keep their spread; 1: all have the same
 RIDGE = 1e-4  # of the largest variance: what is added before text rows are whitened
-MEASURED = 4000  # scenes by which both are fitted
+SEEN, MEASURED = pools.Pool("measured", "measured-texts", pools.scene_of), 4000  # scenes by which both are fitted
 ENDS = 8  # last rows of a prompt, which are padding and have read all of it: whitening is by them
 
 
@@ -60,11 +60,16 @@ def fit(fine: Tensor, text: Tensor) -> Coordinates:
     found.centre.copy_(patches.mean(0))
     found.down.copy_(vectors * scale)
     found.up.copy_((vectors / scale).T)
-    rows = text[:, -ENDS:].flatten(0, 1).double().cpu()
-    values, vectors = torch.linalg.eigh(torch.cov(rows.T))
-    found.mean.copy_(rows.mean(0))
-    found.whiten.copy_(vectors * (values + RIDGE * values.max()) ** -0.5 @ vectors.T)
+    for own, value in zip((found.mean, found.whiten), whitening(text[:, -ENDS:].flatten(0, 1))):
+        own.copy_(value)
     return found
+
+
+def whitening(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean (d,) of rows (n, d) and the matrix (d, d) that gives rows less it about equal spread, float64."""
+    rows = rows.double().cpu()
+    values, vectors = torch.linalg.eigh(torch.cov(rows.T))
+    return rows.mean(0), vectors * (values + RIDGE * values.max()) ** -0.5 @ vectors.T
 
 
 def load(device: torch.device) -> Coordinates:
@@ -76,8 +81,7 @@ def main(asked: training.Given) -> None:
     """Fit them, where they are not yet, and keep them as a checkpoint."""
     if training.load("coordinates") is None:
         model = training.trained("clip", clip.build()).to(asked.device)
-        fine = pools.latents("measured", pools.scene_of, MEASURED, asked)
-        text = pools.texts("measured-texts", pools.scene_of, MEASURED, 1, model, asked)[0]
+        fine, text = pools.latents(SEEN, MEASURED, asked), pools.texts(SEEN, MEASURED, model, asked)[0]
         weights = fit(fine, text).state_dict()
         said = {"step": 0, "seconds": 0.0, "samples": 0, "kept": {}}
         training.save("coordinates", said | {"players": {"coordinates": weights}, "average": weights})

@@ -5,8 +5,11 @@ A CPU keeps both in files, and makes them again where anything that they depend 
 
 from __future__ import annotations
 
+import random
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -20,7 +23,25 @@ from .render import Scene, compose, row_of
 
 CHUNK, TOLD = 500, 97  # scenes made at once; every so manieth tells whether a file's scenes are the same still
 SWAPPED, HIDDEN = 0.3, 0.2  # shares of prompts whose subject is put into another's prompt, or stands alone
-Scenes = Callable[[int], Scene]
+PLAIN = 2.0  # how often a scene of one thing as it is is drawn, where others are drawn once
+PLAIN_SIZE, WORDINGS = 2048, 8  # scenes of things as they are on a plain ground; prompts of each
+ALONE, UNTIL, LAST = 2000, 8000, 0.15  # steps with these alone; until which their share falls; to what
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Scenes that a generator sees again and again, by number, and the names of their files."""
+
+    name: str  # of the latents' file
+    texts: str  # of the prompts'
+    scene: Callable[[int], Scene]
+    wordings: int = 1  # prompts of each scene
+    aside: bool = True  # whether things stand a little aside from the middle
+
+    def rows(self, indices: np.ndarray) -> np.ndarray:
+        """What the renderer is told of these scenes."""
+        asides = (training.rng_of("aside", i) if self.aside else None for i in indices.tolist())
+        return np.array([row_of(self.scene(i), aside) for i, aside in zip(indices.tolist(), asides)])
 
 
 def scene_of(index: int) -> Scene:
@@ -28,20 +49,43 @@ def scene_of(index: int) -> Scene:
     return scenes.sample(training.rng_of("pool", index))
 
 
-def plain_of(index: int) -> Scene:
-    """Every look in turn, as it is, in the middle of a plain ground, by any of its names."""
-    look = shown_ids()[index % len(shown_ids())]
+def named(look: str, index: int) -> Scene:
+    """A look as it is, by any of its names: which one, the index says."""
     names = [look, *scenes.depicting().get(look, [])]
     return Scene(((training.rng_of("plain", index).choice(names), None),))
 
 
+def plain_of(index: int) -> Scene:
+    """Every look in turn, as it is, by any of its names."""
+    return named(shown_ids()[index % len(shown_ids())], index)
+
+
+RANDOM, LOOKS = Pool("latents", "texts", scene_of), Pool("plain", "plain-texts", plain_of, WORDINGS, aside=False)
+
+
+class Mixture:
+    """Which scenes and prompts a step shows: looks alone until a generator knows them, then more and more of all.
+
+    Scenes are numbered through both pools, prompts too: first one of each random scene, then those of the looks.
+    """
+
+    def __init__(self, everything: Pool, many: int) -> None:
+        self.many, self.few = many, min(PLAIN_SIZE, many)
+        self.usable = [i for i in range(many) if scenes.is_told(everything.scene(i))]
+        weights = (PLAIN if scenes.is_plain(everything.scene(i)) else 1.0 for i in self.usable)
+        self.often = list(accumulate(weights))
+
+    def draw(self, rng: random.Random, step: int, size: int) -> dict[str, np.ndarray]:
+        """Numbers of scenes, `at`, and of their prompts, `said`."""
+        share = 1 - (1 - LAST) * min(1.0, max(0.0, (step - ALONE) / (UNTIL - ALONE)))
+        plain = [rng.randrange(self.few) for _ in range(round(share * size))]
+        others = rng.choices(self.usable, cum_weights=self.often, k=size - len(plain))
+        worded = [self.many + rng.randrange(WORDINGS) * self.few + i for i in plain]
+        return {"at": np.array(others + [self.many + i for i in plain]), "said": np.array(others + worded)}
+
+
 def _chunks(size: int) -> list[np.ndarray]:
     return [np.arange(at, min(at + CHUNK, size)) for at in range(0, size, CHUNK)]
-
-
-def _rows(scene: Scenes, indices: np.ndarray) -> np.ndarray:
-    asides = (None if scene is plain_of else training.rng_of("aside", i) for i in indices.tolist())
-    return np.array([row_of(scene(i), aside) for i, aside in zip(indices.tolist(), asides)])
 
 
 def checksum(module: torch.nn.Module) -> int:
@@ -49,17 +93,17 @@ def checksum(module: torch.nn.Module) -> int:
     return zlib.crc32(b"".join(w.detach().cpu().numpy().tobytes() for w in module.state_dict().values()))
 
 
-def _kept(
-    name: str, device: torch.device, size: int, scene: Scenes, of: torch.nn.Module,
+def kept(
+    name: str, device: torch.device, size: int, pool: Pool, of: torch.nn.Module,
     make: Callable[[], Iterator[tuple[Tensor, ...]]],
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """Tensors made in chunks: from a CPU's file where that belongs to the same scenes and network."""
-    told = {"of": checksum(of), "size": size, "scenes": zlib.crc32(_rows(scene, np.arange(0, size, TOLD)).tobytes())}
+    told = {"of": checksum(of), "size": size, "scenes": zlib.crc32(pool.rows(np.arange(0, size, TOLD)).tobytes())}
     file = training.WORK / f"{name}.pt"
     if device.type == "cpu" and file.exists():
-        kept = torch.load(file, weights_only=True, mmap=True)
-        if kept["told"] == told:
-            return tuple(x.clone() for x in kept["made"])
+        found = torch.load(file, weights_only=True, mmap=True)
+        if found["told"] == told:
+            return tuple(x.clone() for x in found["made"])
     made = tuple(torch.cat(parts) for parts in zip(*make()))
     if device.type == "cpu":
         training.WORK.mkdir(parents=True, exist_ok=True)
@@ -68,33 +112,33 @@ def _kept(
 
 
 @torch.no_grad()
-def latents(name: str, scene: Scenes, size: int, asked: training.Given) -> Tensor:
-    """The first autoencoder's latents of the first scenes (size, 16, 16, 16), float16, on the device."""
+def latents(pool: Pool, size: int, asked: training.Given) -> Tensor:
+    """The first autoencoder's latents of a pool's first scenes (size, 16, 16, 16), float16, on the device."""
     encoder = training.trained("autoencoder", autoencoder.build()).encoder.to(asked.device)
     chunks = _chunks(size)
 
     def make() -> Iterator[tuple[Tensor]]:
-        for rows in training.batches(lambda at: _rows(scene, chunks[at]), range(len(chunks)), asked.workers):
+        for rows in training.batches(lambda at: pool.rows(chunks[at]), range(len(chunks)), asked.workers):
             with training.low(asked):
                 yield (encoder(compose(torch.from_numpy(rows), asked.device) * 2 - 1).half(),)
 
-    return _kept(name, asked.device, size, scene, encoder, make)[0]
+    return kept(pool.name, asked.device, size, pool, encoder, make)[0]
 
 
 @torch.no_grad()
-def texts(name: str, scene: Scenes, size: int, times: int, model: Any, asked: training.Given) -> Tensor:
-    """Text rows of prompts of the first scenes (times, size, 32, d), float16, on the device; each time another wording.
+def texts(pool: Pool, size: int, model: Any, asked: training.Given) -> Tensor:
+    """Text rows of prompts of a pool's first scenes (wordings, size, 32, d), float16, on the device.
 
     Some are of another subject's prompt, into which this scene's subject is put at a random layer, as an edit does; of
     some the rows before the subject are the empty prompt's. So a generator leans on the rows from the subject's last
     token on, which an edit reaches.
     """
-    chunks = [(time, at) for time in range(times) for at in _chunks(size)]
+    chunks = [(time, at) for time in range(pool.wordings) for at in _chunks(size)]
     empty = empty_rows(model, asked.device)
 
     def spoken(at: int) -> dict[str, Any]:
-        rng = training.rng_of(name, at)
-        own, others = asking(rng, [scene(i) for i in chunks[at][1].tolist()])
+        rng = training.rng_of(pool.texts, at)
+        own, others = asking(rng, [pool.scene(i) for i in chunks[at][1].tolist()])
         swapped = sorted(rng.sample(range(len(own)), int(SWAPPED * len(own))))
         return {
             "own": arrays(own, tokenizer.LENGTH), "swapped": np.array(swapped, dtype=int),
@@ -107,7 +151,8 @@ def texts(name: str, scene: Scenes, size: int, times: int, model: Any, asked: tr
         for batch in training.batches(spoken, range(len(chunks)), asked.workers):
             yield (_said(model, training.moved(batch, asked.device), empty).half(),)
 
-    return _kept(name, asked.device, size, scene, model.text_model, make)[0].unflatten(0, (times, size))
+    made = kept(pool.texts, asked.device, size, pool, model.text_model, make)[0]
+    return made.unflatten(0, (pool.wordings, size))
 
 
 def _said(model: Any, batch: dict[str, Any], empty: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ among all scenes from the beginning it learns them many times more slowly (docs/
 
 from __future__ import annotations
 
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -14,14 +13,11 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
 
-from . import clip, coordinates, pools, scenes, training
+from . import clip, coordinates, pools, training
 from .prompts import empty_rows
 
 BATCH, PEAK, CPU_SHARE = 1024, 3.0e-4, 1 / 8
 POOL, CPU_POOL = 400_000, 60_000  # random scenes whose latents and prompts are kept
-PLAIN = 2.0  # how often a scene of one thing as it is is drawn, where others are drawn once
-PLAIN_POOL, WORDINGS = 2048, 8  # scenes of the second pool, things as they are on a plain ground; prompts of each
-ALONE, UNTIL, LAST = 2000, 8000, 0.15  # steps with the second pool alone; until which its share falls; to what
 NOISIEST = 1200  # steps in which, at first, there is hardly anything but noise
 TILT, STEEP = 1e4, 60  # how much more often so, and how soon less
 UNCONDITIONED = 0.1
@@ -77,15 +73,11 @@ class Unet:
         self.coordinates = coordinates.load(asked.device)
         self.empty = empty_rows(reader, asked.device)
         many = pool or (CPU_POOL if asked.device.type == "cpu" else POOL)
-        self.scenes = (many, min(PLAIN_POOL, many))  # how many of each pool
-        drawn = ("latents", "texts", pools.scene_of, 1), ("plain", "plain-texts", pools.plain_of, WORDINGS)
-        fine, said = [], []
-        for (pictures, words, scene, times), size in zip(drawn, self.scenes):
-            fine += pools.latents(pictures, scene, size, asked).split(pools.CHUNK)
-            said.append(pools.texts(words, scene, size, times, reader, asked).flatten(0, 1))
-        self.pool, self.said = torch.cat([self.coordinates.narrow(some).half() for some in fine]), torch.cat(said)
-        self.usable = [i for i in range(many) if scenes.is_told(pools.scene_of(i))]
-        self.often = list(accumulate(PLAIN if scenes.is_plain(pools.scene_of(i)) else 1.0 for i in self.usable))
+        self.mixture = pools.Mixture(pools.RANDOM, many)
+        sizes = {pools.RANDOM: many, pools.LOOKS: self.mixture.few}
+        fine = [some for pool, size in sizes.items() for some in pools.latents(pool, size, asked).split(pools.CHUNK)]
+        self.pool = torch.cat([self.coordinates.narrow(some).half() for some in fine])
+        self.said = torch.cat([pools.texts(pool, size, reader, asked).flatten(0, 1) for pool, size in sizes.items()])
         self.kept = self.parts_of(reader, training.load(self.name))
         self.noise_of = DDPMScheduler(**NOISE)
         self.chances = chances(self.noise_of).to(asked.device)
@@ -102,13 +94,8 @@ class Unet:
 
     def batch(self, step: int) -> dict[str, Any]:
         """Numbers of latents and of their prompts' rows, and which prompts are left empty."""
-        rng, (many, few) = training.rng_of(self.name, step), self.scenes
-        share = 1 - (1 - LAST) * min(1.0, max(0.0, (step - ALONE) / (UNTIL - ALONE)))
-        plain = [rng.randrange(few) for _ in range(round(share * self.size))]
-        others = rng.choices(self.usable, cum_weights=self.often, k=self.size - len(plain))
-        return {
-            "at": np.array(others + [many + i for i in plain]),
-            "said": np.array(others + [many + rng.randrange(WORDINGS) * few + i for i in plain]),
+        rng = training.rng_of(self.name, step)
+        return self.mixture.draw(rng, step, self.size) | {
             "dropped": np.array([rng.random() < UNCONDITIONED for _ in range(self.size)]),
             "tilt": np.array(TILT * max(0.0, 1 - step / NOISIEST)),
         }

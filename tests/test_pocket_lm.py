@@ -67,9 +67,15 @@ def test_the_transformer_learns_from_what_a_stock_pipeline_sends(work: Path) -> 
     scheduler = FlowMatchEulerDiscreteScheduler(shift=transformer.SHIFT)
     vae = training.trained("narrow", narrow.build())
     vae.register_to_config(scaling_factor=narrow.SCALE)
-    pipe = ZImagePipeline(scheduler, vae, part.lm.float(), sentences.tokenizer(), state.model.float().eval())
+    lm = training.trained("lm", language.build())
+    noisy, times, rows = [torch.randn(32, 1, 8, 8)], torch.tensor([0.4]), [part.said[3, : part.counts[3]].float()]
+    with torch.no_grad():
+        whitened = state.model.eval()(noisy, times, rows, return_dict=False)[0][0]
+        model = transformer.stock(state.model)
+        assert torch.allclose(model(noisy, times, rows, return_dict=False)[0][0], whitened, atol=1e-4)
+    pipe = ZImagePipeline(scheduler, vae, lm, sentences.tokenizer(), model)
     pipe.set_progress_bar_config(disable=True)
     prompt = "a small dog on the beach"
     theirs = pipe.encode_prompt([prompt], do_classifier_free_guidance=False)[0][0]
-    assert torch.allclose(theirs, transformer.sent(part.lm, [prompt, "a cat"])[0], atol=1e-4)
+    assert torch.allclose(theirs, transformer.sent(lm, [prompt, "a cat"])[0], atol=1e-4)
     assert pipe(prompt, height=128, width=128, num_inference_steps=2).images[0].size == (128, 128)

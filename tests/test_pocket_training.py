@@ -127,14 +127,14 @@ def test_times_are_drawn_by_min_snr_plus_one() -> None:
 
 def test_the_generator_sees_looks_alone_first_and_all_scenes_later(work: Path) -> None:
     part = unet.Unet(training.Given(torch.device("cpu"), steps=3, batch=0.1), pool=40)
-    first, halfway, last = (part.batch(step) for step in (0, (unet.ALONE + unet.UNTIL) // 2, unet.UNTIL))
+    first, halfway, last = (part.batch(step) for step in (0, (pools.ALONE + pools.UNTIL) // 2, pools.UNTIL))
     shares = [float((batch["at"] >= 40).mean()) for batch in (first, halfway, last)]
-    assert shares == pytest.approx([1, (1 + unet.LAST) / 2, unet.LAST], abs=0.01)
+    assert shares == pytest.approx([1, (1 + pools.LAST) / 2, pools.LAST], abs=0.01)
     assert first["tilt"] == unet.TILT
     assert last["tilt"] == 0
     for batch in (first, halfway, last):
         beyond = (batch["said"] - 40)[batch["at"] >= 40]
-        assert np.array_equal(beyond % part.scenes[1], (batch["at"] - 40)[batch["at"] >= 40])
+        assert np.array_equal(beyond % part.mixture.few, (batch["at"] - 40)[batch["at"] >= 40])
 
 
 def test_checkpoints_travel_in_pieces(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,8 +167,8 @@ def test_a_unet_takes_the_encoders_own_rows_once_whitening_is_folded_in(work: Pa
 
 def test_coordinates_whiten_rows_and_keep_most_of_the_latents(work: Path) -> None:
     frame, asked = coordinates.load(torch.device("cpu")), given(0)
-    fine = pools.latents("measured", pools.scene_of, 40, asked).float()
-    text = pools.texts("measured-texts", pools.scene_of, 40, 1, training.trained("clip", clip.build()), asked)[0]
+    fine = pools.latents(coordinates.SEEN, 40, asked).float()
+    text = pools.texts(coordinates.SEEN, 40, training.trained("clip", clip.build()), asked)[0]
     narrow_ones = frame.narrow(fine)
     assert narrow_ones.shape == (40, coordinates.CHANNELS, 8, 8)
     assert narrow_ones.var((0, 2, 3)).mean() == pytest.approx(1, abs=0.2)
@@ -181,15 +181,15 @@ def test_coordinates_whiten_rows_and_keep_most_of_the_latents(work: Path) -> Non
 
 def test_pools_are_made_again_when_their_network_has_changed(work: Path) -> None:
     model, asked = training.trained("clip", clip.build()), given(0)
-    file = work / "few-texts.pt"
-    first = pools.texts("few-texts", pools.scene_of, 6, 2, model, asked)
+    few, file = pools.Pool("few", "few-texts", pools.scene_of, 2), work / "few-texts.pt"
+    first = pools.texts(few, 6, model, asked)
     assert first.shape == (2, 6, tokenizer.LENGTH, 128)
     written = file.stat().st_mtime_ns
-    assert torch.equal(pools.texts("few-texts", pools.scene_of, 6, 2, model, asked), first)
+    assert torch.equal(pools.texts(few, 6, model, asked), first)
     assert file.stat().st_mtime_ns == written
     with torch.no_grad():
         model.text_model.final_layer_norm.bias.add_(1)
-    assert not torch.equal(pools.texts("few-texts", pools.scene_of, 6, 2, model, asked), first)
+    assert not torch.equal(pools.texts(few, 6, model, asked), first)
 
 
 def test_an_export_is_a_stock_pipeline(work: Path, tmp_path: Path) -> None:
