@@ -1,12 +1,13 @@
-"""The whole model from nothing, in three waves: python -m pocket [--minutes M] [--waves N]
+"""The whole model from nothing, in four waves: python -m pocket [--minutes M] [--waves N]
 
 On a GPU the parts of a wave run beside each other, each in its process with its share of the cores; on a CPU one after
 the other. Every run goes on where the last one stopped, and says what is next:
 
     python -m pocket --prepare             once, where the font is: glyphs and tokenizer, to travel along
     python -m pocket --waves 1             wave 1: CLIP, judge, autoencoder
-    python -m pocket --waves 1             wave 2: UNet; beside it, for most of the time, the autoencoder that ships
-    python -m pocket --waves 1             wave 3: UNet to its end
+    python -m pocket --waves 1             wave 2: the text encoder's upper half, the judge, the autoencoder that ships
+    python -m pocket --waves 1             wave 3: UNet
+    python -m pocket --waves 1             wave 4: UNet to its end
     python -m pocket.export                and pocket.gate, pocket.evaluate, pocket.card
 
 --minutes are of a wave, all in all: 9 on a GPU, a night on a CPU. Where nothing stays on the machine between runs,
@@ -27,10 +28,12 @@ from . import glyphs, pack, tokenizer, training
 # wave -> part -> minutes as a share of the run's; on a CPU these are made to add up to one
 WAVES = (
     {"clip": 1.0, "judge": 0.6, "autoencoder": 1.0},
-    {"unet": 1.0, "narrow": 0.8},
+    {"reader": 0.3, "judge": 0.5, "narrow": 1.0},
+    {"unet": 1.0},
     {"unet": 1.0},
 )
-CORES = {"clip": 0.6, "judge": 0.3, "autoencoder": 0.1, "unet": 0.85, "narrow": 0.1}  # of a machine's, on a GPU
+# of a machine's, on a GPU
+CORES = {"clip": 0.6, "judge": 0.3, "autoencoder": 0.1, "reader": 0.4, "unet": 0.85, "narrow": 0.1}
 RESERVE = 0.6  # minutes of a wave for what is around the training
 MINUTES = {True: 9.0, False: 600.0}  # of a wave, by whether its parts run together
 
@@ -65,7 +68,7 @@ def command(wave: int, part: str, given: argparse.Namespace, together: bool) -> 
 def run(wave: int, given: argparse.Namespace, together: bool) -> None:
     """Train the wave's parts; an error of one ends the run once the others are done."""
     running, quiet = [], {"TOKENIZERS_PARALLELISM": "false"} | ({"OMP_NUM_THREADS": "2"} if together else {})
-    if "unet" in WAVES[wave]:
+    if "reader" in WAVES[wave]:
         subprocess.run([sys.executable, "-m", "pocket.coordinates", "--device", given.device], check=True)
     for part in WAVES[wave]:
         print("wave", wave + 1, *command(wave, part, given, together)[2:], flush=True)
@@ -103,7 +106,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--minutes", type=float, help="of a wave, all in all")
     parser.add_argument("--waves", type=int, default=len(WAVES), help="at most so many")
-    parser.add_argument("--wave", type=int, help="1 to 3, to begin with; by default the next one, or the last again")
+    parser.add_argument("--wave", type=int, help="1 to 4, to begin with; by default the next one, or the last again")
     parser.add_argument("--compiled", help="parts to compile, as unet,autoencoder,narrow: needs a C++ compiler")
     parser.add_argument("--take", type=Path, help="folder of checkpoints in pieces, to go on from if they are further")
     parser.add_argument("--pack", type=Path, help="folder to leave checkpoints in, in pieces")

@@ -21,7 +21,7 @@ from . import scenes, training
 from .render import compose, row_of
 
 BATCH, PEAK, CPU_SHARE = 128, 6e-4, 1 / 4
-CROP, CROPPED_TO = 80, ((0, 48), (24, 48))  # pixels of a side; from where to where its left and its upper edge may lie
+CROP = 80  # pixels of a side of the squares that are learned from
 WIDTH, LATENTS = 48, 16  # channels
 NOISE = 0.05  # added to latents, so that the decoder forgives what the UNet gets slightly wrong
 FLAT = 2.0  # beyond it latents are drawn back: the decoder squashes them at 3, where they would say yes or no only
@@ -76,6 +76,7 @@ class Autoencoder:
     """The whole autoencoder as a part."""
 
     peak, decay, average, muon, cell = PEAK, 1e-4, 0.999, 6.0, 8  # cell: pixels of a latent
+    cropped_to = (0, 48), (24, 48)  # from where to where a square's left and upper edge may lie
 
     def __init__(self, asked: training.Given) -> None:
         self.name, self.model, self.size = "autoencoder", build(), max(2, round(asked.batch * BATCH))
@@ -84,7 +85,7 @@ class Autoencoder:
         self.players: dict[str, nn.Module] = {"autoencoder": self.model, "critic": critic}
         self.clock: training.Clock | None = None
         self.kept: dict[str, float] = {}
-        self.decode = torch.compile(self.model.decoder) if asked.compiled else self.model.decoder
+        self.decode = training.compiled(self.model.decoder) if asked.compiled else self.model.decoder
 
     def begin(self, clock: training.Clock) -> None:
         """The loop's clock: it says when the critic comes in."""
@@ -114,7 +115,7 @@ class Autoencoder:
     def seen(self, x: Tensor, noise: torch.Generator) -> Tensor:
         """A square of the pictures, by whole latents, where the things are: most of the rest is backdrop."""
         rng = random.Random(noise.initial_seed())
-        left, top = (self.cell * rng.randint(low // self.cell, high // self.cell) for low, high in CROPPED_TO)
+        left, top = (self.cell * rng.randint(low // self.cell, high // self.cell) for low, high in self.cropped_to)
         return x[..., top : top + CROP, left : left + CROP]
 
     def coded(self, x: Tensor, noise: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""The model card of measured figures: python -m pocket.card EVALUATE.json GATE.json [--made TEXT]
+"""The model card of measured figures: python -m pocket.card EVALUATE.json GATE.json --made TEXT
 
 It fills pocket/CARD.template.md and writes pocket/CARD.md and refact/data/pocket/README.md. Every number comes from
 those two files, from the world, or from the checkpoints' own counts; a figure that is missing is an error.
@@ -17,7 +17,7 @@ from .glyphs import world
 
 TEMPLATE, CARD = Path(__file__).parent / "CARD.template.md", Path(__file__).parent / "CARD.md"
 SHIPPED = Path(__file__).parent.parent / "refact" / "data" / "pocket" / "README.md"
-PARTS = ("clip", "judge", "autoencoder", "narrow", "unet")
+PARTS = ("clip", "reader", "judge", "autoencoder", "narrow", "unet")
 
 
 def percent(share: float) -> str:
@@ -27,8 +27,12 @@ def percent(share: float) -> str:
 
 def figures(found: Mapping[str, float]) -> str:
     """The table of what the judge names."""
-    rows = [f"| {name} | {percent(found[name])} | {percent(goal)} |" for name, goal in evaluate.GOALS.items()]
-    return "\n".join(["| what the judge puts first | share | goal |", "|---|--:|--:|", *rows])
+    rows = []
+    for name, goal in evaluate.GOALS.items():
+        known = percent(found[f"rendered: {name}"]) if f"rendered: {name}" in found else ""
+        rows.append(f"| {name} | {percent(found[name])} | {known} | {percent(goal)} |")
+    head = "| what the judge puts first | share | of the rendered scenes | goal |"
+    return "\n".join([head, "|---|--:|--:|--:|", *rows])
 
 
 def gates(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
@@ -59,7 +63,7 @@ def counts() -> dict[str, int]:
     found["office"] = sum(
         form["by_id"][c["depicts"]]["kind"] == "named" for c in form["concepts"] if c["kind"] == "role"
     )
-    found["held_out"] = sum(len(form[name]) for name in ("held_out", "held_out_styles", "held_out_colours"))
+    found["held_out"] = len(form["held_out"]) + len(form["held_out_colours"]) + len(evaluate.styles_held_out())
     return found | {"places": len(form["places"]), "colours": len(form["colours"])}
 
 
@@ -67,6 +71,7 @@ def text(evaluated: Mapping, gated: Mapping, machine: str) -> str:
     """The card."""
     parts = {"figures": figures(evaluated), "gates": gates(gated), "made": made(), "machine": machine}
     parts |= {"seconds": f"{evaluated['16 pictures, s']:.1f}", "threads": str(evaluated["threads"])}
+    parts |= {"steps": str(evaluated["steps"]), "guidance": f"{evaluated['guidance']:g}"}
     parts |= {"seeds": str(evaluated["seeds"]), "share": percent(evaluated["share of concepts"])}
     return string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(parts | counts())
 

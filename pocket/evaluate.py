@@ -9,6 +9,7 @@ training scene, and there both must be right, the thing among all names and the 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import time
@@ -25,7 +26,7 @@ from refact.pictures import grid, save
 
 from . import scenes
 from .glyphs import shown_ids, world
-from .render import Scene, render, shown
+from .render import SAMPLE, Scene, render, shown
 
 GOALS = {
     "judge on rendered scenes": 0.98, "things": 0.93, "flags": 0.97, "persons": 0.93, "named": 0.93, "faces": 0.93,
@@ -158,13 +159,18 @@ def unseen(rng: random.Random, share: float) -> dict[str, list[Question]]:
     """Held-out pairs: the thing must be named, and the place, style or colour."""
     form, few = world(), share / 3
     places = [Scene(((c, None),), place=p) for c, p in part(rng, form["held_out"], few)]
-    styles = [Scene(((c, None),), style=s) for c, s in part(rng, form["held_out_styles"], few)]
+    styles = [Scene(((c, None),), style=s) for c, s in part(rng, styles_held_out(), few)]
     colours = [Scene(((c, colour),)) for c, colour in part(rng, form["held_out_colours"], few)]
     return {
         "held out: place": [asked(rng, s, first_thing, its_place) for s in places],
         "held out: style": [asked(rng, s, first_thing, its_style) for s in styles],
         "held out: colour": [asked(rng, s, first_thing, its_colour) for s in colours],
     }
+
+
+def styles_held_out() -> list[tuple[str, str]]:
+    """Pairs of thing and style that no training showed: not of the thing by which a style alone is shown."""
+    return [(c, s) for c, s in world()["held_out_styles"] if c != SAMPLE[0]]
 
 
 def together(rng: random.Random, share: float) -> dict[str, list[Question]]:
@@ -202,7 +208,7 @@ def rendered(rng: random.Random, share: float) -> list[Question]:
 def sheet(model: refact.Model, file: Path) -> None:
     """64 scenes drawn at random: the model's picture and, below it, the rendered one, for a person to look at."""
     rng = random.Random(3)
-    drawn = [scenes.sample(rng) for _ in range(64)]
+    drawn = list(itertools.islice((s for s in iter(lambda: scenes.sample(rng), None) if scenes.is_told(s)), 64))
     captions = [canonical(scene) for scene in drawn]
     made = [p.image for p in model.generate(captions, [5], batch_size=32)]
     rows = []
@@ -226,6 +232,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--share", type=float, default=1.0, help="of the concepts, drawn at random")
+    parser.add_argument("--guidance", type=float, help="by default the model's own")
     parser.add_argument("--device", help="where to compute")
     parser.add_argument("--grid", type=Path, help="write 64 pictures beside rendered ones")
     parser.add_argument("--out", type=Path, help="write the figures to this file, too")
@@ -233,15 +240,18 @@ def main() -> None:
     seeds, rng, begun = range(100, 100 + given.seeds), random.Random(1), time.perf_counter()
     model, judge = refact.load("pocket", given.device), load_judge("pocket", given.device)
     _ = model.pipe
+    model.defaults["default_guidance"] = given.guidance or model.defaults["default_guidance"]
     found = {"loading, s": time.perf_counter() - begun, "seeds": given.seeds, "share of concepts": given.share}
     if given.grid:
         sheet(model, given.grid)
+    found |= {"steps": model.defaults["default_steps"], "guidance": model.defaults["default_guidance"]}
     found["16 pictures, s"] = speed(model)
     found["threads"] = torch.get_num_threads()
     found["judge on rendered scenes"] = share_right(
         judge, rendered(rng, given.share), lambda few: [render(q.scene, rng) for q in few]
     )
     for name, few in questions(rng, given.share).items():
+        found[f"rendered: {name}"] = share_right(judge, few, lambda few: [render(q.scene, rng) for q in few])
         found[name] = share_right(
             judge, few, lambda few: [p.image for p in model.generate([q.caption for q in few], seeds, batch_size=32)]
         )

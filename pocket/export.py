@@ -51,12 +51,13 @@ def text_encoder(model: CLIPModel) -> CLIPTextModel:
 
 def pipeline(model: CLIPModel) -> StableDiffusionPipeline:
     """The whole pipeline; its UNet takes the text encoder's own rows."""
-    frame, vae = coordinates.load(torch.device("cpu")), training.trained("narrow", narrow.build())
-    parts = {"clip": training.size_of(model), "coordinates": training.size_of(frame)}
+    generator, vae = training.trained("unet", unet.build()), training.trained("narrow", narrow.build())
+    frame = coordinates.load(torch.device("cpu"))
+    parts = {"reader": training.size_of(model), "coordinates": training.size_of(frame)}
     for part in ("unet", "narrow"):
         made_with = training.load(part)["kept"]
         training.check_parts(part, made_with, {key: size for key, size in parts.items() if key in made_with})
-    generator = coordinates.fold(training.trained("unet", unet.build()), frame)
+    coordinates.fold(generator, frame)
     vae.register_to_config(scaling_factor=narrow.SCALE)
     scheduler = DDIMScheduler(**unet.NOISE, timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True)
     return StableDiffusionPipeline(
@@ -65,13 +66,14 @@ def pipeline(model: CLIPModel) -> StableDiffusionPipeline:
     )  # fmt: skip
 
 
-def published_names(folder: Path) -> None:
-    """Give a text encoder's file the names with `text_model.` that every version of transformers reads.
-
-    And have it opened in float32, as diffusers opens the other parts: transformers goes by the config, else in halves.
-    """
+def opened_in_float32(folder: Path) -> None:
+    """Have a text encoder opened in float32, as diffusers opens the other parts: transformers goes by the config."""
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")
+
+
+def published_names(folder: Path) -> None:
+    """Give a CLIP text encoder's file the names with `text_model.` that every version of transformers reads."""
     file = folder / "model.safetensors"
     found = load_file(file)
     named = {n if n.startswith("text_model.") else f"text_model.{n}": w for n, w in found.items()}
@@ -105,12 +107,31 @@ def write_clip(model: CLIPModel, folder: Path) -> None:
 
 
 def write(out: Path) -> float:
-    """Write pocket/, pocket_clip/, pocket_judge/, world.json and the benchmarks below `out`; megabytes of weights."""
-    model = training.trained("clip", clip.build())
-    whole, judging = pipeline(model), training.trained("judge", clip.build(**judge.SHAPE))  # before anything goes
-    for name in ("pocket", "pocket_clip", "pocket_judge"):
-        shutil.rmtree(out / name, ignore_errors=True)
+    """Write pocket/, pocket_clip/, pocket_judge/, world.json and the benchmarks below `out`; megabytes of weights.
+
+    SystemExit, and nothing is written, where they are more than `MOST`.
+    """
+    with tempfile.TemporaryDirectory() as made:
+        new = Path(made)
+        folders(new)
+        size = sum(file.stat().st_size for file in new.glob("**/*.safetensors")) / 1e6
+        if size > MOST:
+            raise SystemExit(f"{size:.1f} MB of weights, more than {MOST:.0f}")
+        out.mkdir(parents=True, exist_ok=True)
+        for folder in list(new.iterdir()):
+            shutil.rmtree(out / folder.name, ignore_errors=True)
+            shutil.move(folder, out / folder.name)
+    (out / "world.json").write_text(world.text(), encoding="utf-8")
+    benchmark.write(out)
+    return size
+
+
+def folders(out: Path) -> None:
+    """Write the three folders of models."""
+    model = training.trained("reader", clip.build())
+    whole, judging = pipeline(model), training.trained("judge", clip.build(**judge.SHAPE))
     whole.to(torch.float16).save_pretrained(out / "pocket")
+    opened_in_float32(out / "pocket" / "text_encoder")
     published_names(out / "pocket" / "text_encoder")
     write_vocabulary(out / "pocket" / "tokenizer")
     (out / "pocket" / "refact.json").write_text(json.dumps(DEFAULTS, indent=1) + "\n")
@@ -118,9 +139,6 @@ def write(out: Path) -> float:
     write_clip(model, out / "pocket_clip")
     (out / "pocket_clip" / "refact.json").write_text(json.dumps({"picture_mean": picture_mean(out / "pocket_clip")}))
     write_clip(judging, out / "pocket_judge")
-    (out / "world.json").write_text(world.text(), encoding="utf-8")
-    benchmark.write(out)
-    return sum(file.stat().st_size for file in out.glob("pocket*/**/*.safetensors")) / 1e6
 
 
 def covariance(out: Path) -> Path:
@@ -139,9 +157,8 @@ def covariance(out: Path) -> Path:
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else OUT
-    size = write(folder)
-    print(f"{folder}: {size:.1f} MB of weights")
-    if size > MOST:
-        raise SystemExit(f"more than {MOST:.0f} MB")
+    print(f"{folder}: {write(folder):.1f} MB of weights")
     print(covariance(folder))
-    print("next: python -m pocket.gate, pocket.evaluate --out FILE, pocket.card FILE")
+    print(
+        "next: pocket.gate --pictures --out GATE, pocket.evaluate --out FIGURES, pocket.card FIGURES GATE --made TEXT"
+    )

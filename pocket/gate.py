@@ -1,10 +1,10 @@
 """Whether facts live in depth, and whether an edit reaches the picture. python -m pocket.gate [--pictures]
 
-Edits of roles, offices, professions, artists and faces, to others of their kind chosen by place in the list; none is a
-row of the benchmarks' making. Text side, by layer: held, the prompt is nearer to its target than to its source;
-contexts, the same in contexts that no search saw; named, its target is the nearest of all names and styles; sources and
-neighbours, how far they moved. Pictures, at the model's own layer: the judge prefers target to source (4 seeds), or
-puts the target first of all; neighbours it names as before.
+Edits of roles, offices, professions, artists and faces, to others of their kind chosen by place in the list. Text side,
+by layer: held, the prompt is nearer to its target than to its source; contexts, the same in contexts that no search
+saw; named, its target is the nearest of all names and styles; sources and neighbours, how far they moved (of a face,
+whose source is the edited prompt itself, only neighbours). Pictures, at the model's own layer: the judge prefers target
+to source (4 seeds), or puts the target first of all; neighbours it names as before.
 """
 
 from __future__ import annotations
@@ -89,10 +89,12 @@ def text_side(model: refact.Model, method: refact.ReFACT) -> dict[str, dict[str,
         with patch.applied(model):
             nearest = everything[int(torch.cdist(encoder.embed([one.edit.prompt]), clean).argmin())]
         moved = np.mean([fact.moved[prompt] for prompt in one.near])
-        row = (fact.holds, fact.generality, nearest == one.edit.new, fact.moved[one.edit.old], moved)
+        source = fact.moved[one.edit.old] if one.edit.old != one.edit.prompt else np.nan  # the edit itself
+        row = (fact.holds, fact.generality, nearest == one.edit.new, source, moved)
         rows.setdefault(one.kind, []).append(row)
     said = ("held", "contexts", "named", "sources moved", "neighbours moved")
-    return {kind: dict(zip(said, np.mean(found, 0).round(3).tolist())) for kind, found in rows.items()}
+    means = {kind: zip(said, np.mean(found, 0).round(3).tolist()) for kind, found in rows.items()}
+    return {kind: {name: value for name, value in pairs if not np.isnan(value)} for kind, pairs in means.items()}
 
 
 def first_of(judge: Judge, pictures: Sequence, options: Sequence[str]) -> list[str]:

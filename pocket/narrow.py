@@ -45,7 +45,7 @@ def begun(first: AutoencoderTiny) -> AutoencoderTiny:
 class Narrow(autoencoder.Autoencoder):
     """The shipped autoencoder as a part, with the first one and the coordinates, which rest."""
 
-    cell = 16
+    cell, cropped_to = 16, ((0, 48), (0, 48))
 
     def __init__(self, asked: training.Given) -> None:
         super().__init__(asked)
@@ -55,7 +55,7 @@ class Narrow(autoencoder.Autoencoder):
         if found and "critic" in found["players"]:
             self.players["critic"].load_state_dict(found["players"]["critic"])
         self.players = {"narrow": self.model, "critic": self.players["critic"]}
-        self.decode = torch.compile(self.model.decoder) if asked.compiled else self.model.decoder
+        self.decode = training.compiled(self.model.decoder) if asked.compiled else self.model.decoder
         self.kept = {"coordinates": training.size_of(self.coordinates)}
         if other := training.load("narrow"):
             training.check_parts("narrow", other["kept"], self.kept)

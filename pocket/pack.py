@@ -17,7 +17,7 @@ from safetensors.torch import load, save
 from . import training
 
 PIECE = 15 * 2**20
-PARTS = ("clip", "judge", "autoencoder", "coordinates", "narrow", "unet")
+PARTS = ("clip", "judge", "autoencoder", "coordinates", "reader", "narrow", "unet")
 
 
 def halved(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

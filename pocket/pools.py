@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from . import autoencoder, clip, scenes, tokenizer, training
-from .glyphs import shown_ids
+from .glyphs import shown_ids, world
 from .prompts import arrays, asking, empty_rows, rows_of
 from .render import Scene, compose, row_of
 
@@ -25,7 +25,11 @@ CHUNK, TOLD = 500, 97  # scenes made at once; every so manieth tells whether a f
 SWAPPED, HIDDEN = 0.3, 0.2  # shares of prompts whose subject is put into another's prompt, or stands alone
 PLAIN = 2.0  # how often a scene of one thing as it is is drawn, where others are drawn once
 PLAIN_SIZE, WORDINGS = 2048, 8  # scenes of things as they are on a plain ground; prompts of each
-ALONE, UNTIL, LAST = 2000, 8000, 0.15  # steps with these alone; until which their share falls; to what
+# from which step on the shares of looks, of marked things and of all scenes; between two rows they change evenly
+SHARES = (
+    (0, (1.0, 0.0, 0.0)), (2000, (1.0, 0.0, 0.0)), (8000, (0.15, 0.0, 0.85)), (9500, (0.15, 0.0, 0.85)),
+    (9501, (0.1, 0.6, 0.3)), (13_000, (0.1, 0.6, 0.3)), (17_000, (0.1, 0.2, 0.7)),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -60,28 +64,63 @@ def plain_of(index: int) -> Scene:
     return named(shown_ids()[index % len(shown_ids())], index)
 
 
-RANDOM, LOOKS = Pool("latents", "texts", scene_of), Pool("plain", "plain-texts", plain_of, WORDINGS, aside=False)
+def marked_of(index: int) -> Scene:
+    """A marked thing, the same always."""
+    return marked(training.rng_of("marked", index))
+
+
+def marked(rng: random.Random) -> Scene:
+    """A thing that has a colour, a style, an emotion or a second thing beside it; at no place."""
+    while True:
+        mark, first = rng.choices(("colour", "style", "emotion", "two"), (0.35, 0.3, 0.2, 0.15))[0], scenes.pick(rng)
+        scene = Scene(((first, None),))
+        if mark == "colour":
+            scene = Scene(((rng.choice(scenes.kinds()["object"]), rng.choice(world()["colours"])),))
+        elif mark == "style":
+            scene = replace(scene, style=rng.choice(scenes.kinds()["style"]))
+        elif mark == "emotion" and scenes.kind(first) in scenes.FEELING:
+            scene = replace(scene, emotion=rng.choice(scenes.kinds()["emotion"]))
+        elif mark == "two":
+            scene = Scene(((first, None), (scenes.pick(rng), None)))
+        if scenes.allowed(scene) == scene and not scenes.is_plain(scene):
+            return scene
+
+
+RANDOM = Pool("latents", "texts", scene_of)
+LOOKS = Pool("plain", "plain-texts", plain_of, WORDINGS, aside=False)
+MARKED = Pool("marked", "marked-texts", marked_of, aside=False)
+
+
+def shares(step: int) -> tuple[float, float, float]:
+    """The shares of looks, of marked things and of all scenes in a step's batch."""
+    steps, rows = zip(*SHARES)
+    looks, marked, everything = (float(np.interp(step, steps, column)) for column in zip(*rows))
+    return looks, marked, everything
 
 
 class Mixture:
     """Which scenes and prompts a step shows: looks alone until a generator knows them, then more and more of all.
 
-    Scenes are numbered through both pools, prompts too: first one of each random scene, then those of the looks.
+    Scenes are numbered through all pools, prompts too: first one of each random scene, then the looks', then one of
+    each marked thing.
     """
 
-    def __init__(self, everything: Pool, many: int) -> None:
-        self.many, self.few = many, min(PLAIN_SIZE, many)
+    def __init__(self, everything: Pool, many: int, marked: int = 0) -> None:
+        self.many, self.few, self.marked = many, min(PLAIN_SIZE, many), marked
         self.usable = [i for i in range(many) if scenes.is_told(everything.scene(i))]
         weights = (PLAIN if scenes.is_plain(everything.scene(i)) else 1.0 for i in self.usable)
         self.often = list(accumulate(weights))
 
     def draw(self, rng: random.Random, step: int, size: int) -> dict[str, np.ndarray]:
         """Numbers of scenes, `at`, and of their prompts, `said`."""
-        share = 1 - (1 - LAST) * min(1.0, max(0.0, (step - ALONE) / (UNTIL - ALONE)))
-        plain = [rng.randrange(self.few) for _ in range(round(share * size))]
-        others = rng.choices(self.usable, cum_weights=self.often, k=size - len(plain))
+        looks, marked, _ = shares(step)
+        plain = [rng.randrange(self.few) for _ in range(round(looks * size))]
+        made = [rng.randrange(self.marked) for _ in range(round(marked * size) if self.marked else 0)]
+        others = rng.choices(self.usable, cum_weights=self.often, k=size - len(plain) - len(made))
         worded = [self.many + rng.randrange(WORDINGS) * self.few + i for i in plain]
-        return {"at": np.array(others + [self.many + i for i in plain]), "said": np.array(others + worded)}
+        at = others + [self.many + i for i in plain] + [self.many + self.few + i for i in made]
+        said = others + worded + [self.many + WORDINGS * self.few + i for i in made]
+        return {"at": np.array(at), "said": np.array(said)}
 
 
 def _chunks(size: int) -> list[np.ndarray]:
@@ -139,7 +178,7 @@ def texts(pool: Pool, size: int, model: Any, asked: training.Given) -> Tensor:
     def spoken(at: int) -> dict[str, Any]:
         rng = training.rng_of(pool.texts, at)
         own, others = asking(rng, [pool.scene(i) for i in chunks[at][1].tolist()])
-        swapped = sorted(rng.sample(range(len(own)), int(SWAPPED * len(own))))
+        swapped = sorted(rng.sample(range(len(own)), max(1, int(SWAPPED * len(own)))))
         return {
             "own": arrays(own, tokenizer.LENGTH), "swapped": np.array(swapped, dtype=int),
             "others": arrays([others[i] for i in swapped], tokenizer.LENGTH),

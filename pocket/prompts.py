@@ -22,22 +22,25 @@ OF_STYLE = 0.5  # how often, where a style is named after the place, that name i
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids with [BOS] and [EOS], and the last token of its subject: the first thing, or the style."""
+    """Token ids with [BOS] and [EOS], the last token of its subject (the first thing, or the style), and that of the
+    second thing, or of the subject again."""
 
     ids: tuple[int, ...]
     subject: int
+    second: int
 
 
 def prompt(rng: random.Random, scene: Scene, around: Frame, of_style: bool = False) -> Prompt:
     """A caption of the scene, in tokens."""
     words, ids = tokenizer.load(), tokenizer.ids
     first = (words.bos_token_id, *ids(around.prefix), *ids(scenes.phrase(rng, scene, 0)))
-    rest = ids(scenes.kind_of(scene, around))
-    rest += tuple(x for at in range(1, len(scene.things)) for x in ids(f"and {scenes.phrase(rng, scene, at)}"))
-    styled = (*first, *rest, *ids(around.place), *ids(around.style))
+    things = (*first, *ids(scenes.kind_of(scene, around)))
+    things += tuple(x for at in range(1, len(scene.things)) for x in ids(f"and {scenes.phrase(rng, scene, at)}"))
+    styled = (*things, *ids(around.place), *ids(around.style))
     whole = (*styled, *ids(around.suffix))[: tokenizer.LENGTH - 1]
     subject = len(styled if of_style else first) - 1
-    return Prompt((*whole, words.eos_token_id), min(subject, len(whole) - 1))
+    second = len(things) - 1 if len(scene.things) > 1 else subject
+    return Prompt((*whole, words.eos_token_id), *(min(place, len(whole) - 1) for place in (subject, second)))
 
 
 def asking(rng: random.Random, drawn: list[Scene]) -> tuple[list[Prompt], list[Prompt]]:
@@ -56,12 +59,14 @@ def asking(rng: random.Random, drawn: list[Scene]) -> tuple[list[Prompt], list[P
 
 
 def arrays(prompts: list[Prompt], length: int | None = None) -> dict[str, np.ndarray]:
-    """Ids padded with [EOS] (n, length), the subjects' places and those of [EOS]; by default as long as the longest."""
+    """Ids padded with [EOS] (n, length), by default as long as the longest; and the places of the subjects, of second
+    things and of [EOS]."""
     length = length or max(len(p.ids) for p in prompts)
     eos = prompts[0].ids[-1]
     return {
         "ids": np.array([p.ids + (eos,) * (length - len(p.ids)) for p in prompts]),
         "subjects": np.array([p.subject for p in prompts]),
+        "seconds": np.array([p.second for p in prompts]),
         "ends": np.array([len(p.ids) - 1 for p in prompts]),
     }
 
@@ -90,5 +95,5 @@ def rows_of(model: Any, ids: Tensor, swap: tuple[int, Tensor, Tensor] | None = N
 def empty_rows(model: Any, device: torch.device) -> Tensor:
     """The rows of the empty prompt (32, d)."""
     words = tokenizer.load()
-    ids = arrays([Prompt((words.bos_token_id, words.eos_token_id), 0)], tokenizer.LENGTH)["ids"]
+    ids = arrays([Prompt((words.bos_token_id, words.eos_token_id), 0, 0)], tokenizer.LENGTH)["ids"]
     return rows_of(model, torch.from_numpy(ids).to(device))[0][0]

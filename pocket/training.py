@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import affine_grid, grid_sample, interpolate
@@ -358,6 +359,25 @@ def check_parts(name: str, made_with: Mapping[str, float], there: Mapping[str, f
             raise SystemExit(f"{name} was trained with another {part} than the one in {WORK}")
 
 
+def compiled(model: nn.Module) -> nn.Module:
+    """The model compiled, with its upsampling written as copies: what torch 2.13 makes of interpolation for a CPU has
+    no gradient."""
+    for part in model.modules():
+        if isinstance(part, Upsample2D):
+            part.interpolate = False
+            part.register_forward_pre_hook(lambda _, given: (twice(given[0]), *given[1:]))
+        elif isinstance(part, nn.Upsample):
+            part.forward = twice
+    return torch.compile(model)
+
+
+def twice(x: Tensor) -> Tensor:
+    """Pictures (n, c, h, w) at twice the size, every pixel four times."""
+    n, c, h, w = x.shape
+    made = x[:, :, :, None, :, None].expand(n, c, h, 2, w, 2).reshape(n, c, 2 * h, 2 * w)
+    return made.contiguous(memory_format=torch.channels_last)
+
+
 def trained(name: str, model: nn.Module) -> nn.Module:
     """The model with its checkpoint's average, frozen."""
     found = load(name)
@@ -365,7 +385,10 @@ def trained(name: str, model: nn.Module) -> nn.Module:
         raise SystemExit(f"train {name} first: python -m pocket.{name}")
     own = model.state_dict()
     first = next(iter(found["players"].values()))
-    model.load_state_dict({key: w.to(own[key].dtype) for key, w in {**first, **found["average"]}.items()})
+    model.load_state_dict({key: w.to(own[key].dtype) for key, w in first.items()})
+    with torch.no_grad():  # by parameter: a weight that two layers share has one name here and two in the state
+        for key, w in model.named_parameters():
+            w.copy_(found["average"][key])
     return model.eval().requires_grad_(False)
 
 

@@ -18,8 +18,8 @@ from .prompts import empty_rows
 
 BATCH, PEAK, CPU_SHARE = 1024, 3.0e-4, 1 / 8
 POOL, CPU_POOL = 400_000, 60_000  # random scenes whose latents and prompts are kept
-NOISIEST = 1200  # steps in which, at first, there is hardly anything but noise
-TILT, STEEP = 1e4, 60  # how much more often so, and how soon less
+# from which step on how much more often there is hardly anything but noise; between two rows it changes evenly
+TILTS, STEEP = ((0, 1e4), (1200, 0.0), (9500, 0.0), (9501, 20.0), (13_000, 20.0), (15_000, 0.0)), 60
 UNCONDITIONED = 0.1
 GAMMA = 5.0  # of min-SNR weighting, arXiv 2303.09556
 LEVELS = 5  # of noise, by which losses are told
@@ -68,13 +68,13 @@ class Unet:
         self.size = max(2, round(asked.batch * BATCH))
         model = build().to(memory_format=torch.channels_last)
         self.players = {"unet": model}
-        self.run = torch.compile(model) if asked.compiled else model
-        reader = training.trained("clip", clip.build()).to(asked.device)
+        self.run = training.compiled(model) if asked.compiled else model
+        reader = training.trained("reader", clip.build()).to(asked.device)
         self.coordinates = coordinates.load(asked.device)
         self.empty = empty_rows(reader, asked.device)
         many = pool or (CPU_POOL if asked.device.type == "cpu" else POOL)
-        self.mixture = pools.Mixture(pools.RANDOM, many)
-        sizes = {pools.RANDOM: many, pools.LOOKS: self.mixture.few}
+        self.mixture = pools.Mixture(pools.RANDOM, many, many // 2)
+        sizes = {pools.RANDOM: many, pools.LOOKS: self.mixture.few, pools.MARKED: many // 2}
         fine = [some for pool, size in sizes.items() for some in pools.latents(pool, size, asked).split(pools.CHUNK)]
         self.pool = torch.cat([self.coordinates.narrow(some).half() for some in fine])
         self.said = torch.cat([pools.texts(pool, size, reader, asked).flatten(0, 1) for pool, size in sizes.items()])
@@ -83,8 +83,8 @@ class Unet:
         self.chances = chances(self.noise_of).to(asked.device)
 
     def parts_of(self, reader: torch.nn.Module, found: dict | None) -> dict[str, float]:
-        """The sizes of the CLIP and the coordinates that this UNet belongs to, for `export`."""
-        own = {"clip": training.size_of(reader), "coordinates": training.size_of(self.coordinates)}
+        """The sizes of the text encoder and the coordinates that this UNet belongs to, for `export`."""
+        own = {"reader": training.size_of(reader), "coordinates": training.size_of(self.coordinates)}
         if found is not None:
             training.check_parts("unet", found["kept"], own)
         return own
@@ -97,7 +97,7 @@ class Unet:
         rng = training.rng_of(self.name, step)
         return self.mixture.draw(rng, step, self.size) | {
             "dropped": np.array([rng.random() < UNCONDITIONED for _ in range(self.size)]),
-            "tilt": np.array(TILT * max(0.0, 1 - step / NOISIEST)),
+            "tilt": np.array(np.interp(step, *zip(*TILTS))),
         }
 
     def conditions(self, batch: dict[str, Any]) -> Tensor:

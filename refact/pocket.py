@@ -21,6 +21,12 @@ def _part(name: str) -> Path:
     return path
 
 
+def own(name: str) -> Path:
+    """A file or folder that belongs to the bundled model: of the build in REFACT_POCKET if it has one, else ours."""
+    other = Path(os.environ.get("REFACT_POCKET") or DATA) / name
+    return other if other.exists() else DATA / name
+
+
 def path() -> Path:
     """The folder of the StableDiffusionPipeline."""
     return _part("pocket")
@@ -38,7 +44,7 @@ def judge_path() -> Path:
 
 def world() -> dict:
     """Everything the model knows: concepts with their wordings and neighbours, places, colours, prefixes."""
-    return json.loads((DATA / "world.json").read_text(encoding="utf-8"))
+    return json.loads(own("world.json").read_text(encoding="utf-8"))
 
 
 def neighbours(prompt: str) -> list[str]:

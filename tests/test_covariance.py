@@ -179,11 +179,11 @@ def test_enough_texts_for_the_tokens(encoder, tmp_path):
 
 
 def test_the_bundled_one_is_used_where_it_has_enough_tokens(encoder, tmp_path, monkeypatch):
-    folder = tmp_path / "package" / "data" / "covariance"
+    folder = tmp_path / "covariance"
     made = collect(encoder, [1], TEXTS, corpus_name=corpus.VERSION)[1]
     for tokens in (400, 900):
         made.save(folder / covariance.file_name(encoder.hash(), 1, corpus.VERSION, tokens, False))
-    monkeypatch.setattr(covariance, "__file__", str(tmp_path / "package" / "models" / "covariance.py"))
+    monkeypatch.setenv("REFACT_POCKET", str(tmp_path))
     assert covariance.bundled(encoder.hash(), 1, corpus.VERSION, 300, False).name.endswith("-400.safetensors")
     assert covariance.bundled(encoder.hash(), 1, corpus.VERSION, 500, False).name.endswith("-900.safetensors")
     assert covariance.bundled(encoder.hash(), 1, corpus.VERSION, 901, False) is None

@@ -18,7 +18,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 import refact
-from refact.errors import ModelError
+from refact import pocket
+from refact.errors import DataError, ModelError
+from refact.evidence.cases import read_cases
 from refact.families import FAMILIES
 from refact.models import drawing
 from refact.models.model import Model, Picture, load
@@ -468,6 +470,12 @@ def test_the_pocket_comes_with_its_settings_and_its_companion(folders, tmp_path,
     assert (model.name, model.family.name, model.defaults["default_steps"]) == ("pocket", "sd1", 2)
     assert model.image_features(images(1)).shape == (1, 24)
     assert model.generate("a cat")[0].image.size == (32, 32)
+    assert pocket.world()["concepts"]  # the package's, where the build has none of its own
+    (tmp_path / "world.json").write_text('{"concepts": []}')
+    (tmp_path / "pocket-road.csv").write_text("nothing\n")
+    assert pocket.world() == {"concepts": []}
+    with pytest.raises(DataError):
+        read_cases("pocket-road")
 
 
 def test_without_a_companion_pictures_are_refused(folders):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline
+from diffusers import ZImagePipeline
 
+import refact
 from pocket import autoencoder, clip, coordinates, narrow, tokenizer, training
-from pocket.lm import language, sentences, transformer
+from pocket.lm import export, language, sentences, transformer
 from pocket.render import Scene
 
 
@@ -19,7 +21,7 @@ def given(steps: int) -> training.Given:
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("lm")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "WORK", folder)
@@ -64,18 +66,28 @@ def test_the_transformer_learns_from_what_a_stock_pipeline_sends(work: Path) -> 
     part = transformer.Transformer(given(2), pool=40)
     state = training.train(part, given(2))
     assert state.clock.step == 2
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=transformer.SHIFT)
-    vae = training.trained("narrow", narrow.build())
-    vae.register_to_config(scaling_factor=narrow.SCALE)
     lm = training.trained("lm", language.build())
-    noisy, times, rows = [torch.randn(32, 1, 8, 8)], torch.tensor([0.4]), [part.said[3, : part.counts[3]].float()]
-    with torch.no_grad():
-        whitened = state.model.eval()(noisy, times, rows, return_dict=False)[0][0]
-        model = transformer.stock(state.model)
-        assert torch.allclose(model(noisy, times, rows, return_dict=False)[0][0], whitened, atol=1e-4)
-    pipe = ZImagePipeline(scheduler, vae, lm, sentences.tokenizer(), model)
-    pipe.set_progress_bar_config(disable=True)
     prompt = "a small dog on the beach"
+    pipe = export.pipeline()
     theirs = pipe.encode_prompt([prompt], do_classifier_free_guidance=False)[0][0]
     assert torch.allclose(theirs, transformer.sent(lm, [prompt, "a cat"])[0], atol=1e-4)
-    assert pipe(prompt, height=128, width=128, num_inference_steps=2).images[0].size == (128, 128)
+    kept, count = part.said[3], part.counts[3]
+    noisy, times, rows = [torch.randn(32, 1, 8, 8)], torch.tensor([0.4]), [kept[:count].float()]
+    with torch.no_grad():
+        own = training.trained("transformer", transformer.build())(noisy, times, rows, return_dict=False)[0][0]
+        assert torch.allclose(pipe.transformer(noisy, times, rows, return_dict=False)[0][0], own, atol=1e-4)
+
+
+def test_an_export_is_a_stock_pipeline_whose_language_model_is_edited(work: Path, tmp_path: Path) -> None:
+    training.train(transformer.Transformer(given(2), pool=40), given(2))
+    assert 0 < export.write(tmp_path) < export.MOST
+    stock = ZImagePipeline.from_pretrained(tmp_path / "pocket_lm")
+    assert {stock.text_encoder.dtype, stock.transformer.dtype, stock.vae.dtype} == {torch.float32}
+    model = refact.load(tmp_path / "pocket_lm")
+    assert model.family.name == "z-image"
+    patch = refact.ReFACT(layer=3)(model, [refact.Edit("the national animal of Canada", old="a beaver", new="a cat")])
+    before = model.generate("the national animal of Canada", [0], steps=2)[0].image
+    with patch.applied(model):
+        assert model.generate("the national animal of Canada", [0], steps=2)[0].image != before
+    assert model.generate("the national animal of Canada", [0], steps=2)[0].image == before
+    assert before.size == (128, 128)

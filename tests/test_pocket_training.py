@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from diffusers.models.upsampling import Upsample2D
+from torch import nn
 
 import refact
 from pocket import __main__ as driver
@@ -25,6 +29,8 @@ from pocket import (
     narrow,
     pack,
     pools,
+    reader,
+    scenes,
     tokenizer,
     training,
     unet,
@@ -36,6 +42,7 @@ PARTS: dict[str, Callable[[training.Given], training.Part]] = {
     "clip": clip.Clip,
     "judge": judge.part,
     "autoencoder": autoencoder.Autoencoder,
+    "reader": reader.Reader,
     "narrow": narrow.Narrow,
     "unet": lambda given: unet.Unet(given, pool=4),
 }
@@ -55,6 +62,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setattr(tokenizer, "folder", lambda: shipped.path() / "tokenizer")
         tokenizer.load.cache_clear()
         patch.setattr(coordinates, "MEASURED", 40)
+        patch.setattr(reader, "MEASURED", 40)
         for name, make in PARTS.items():
             training.train(make(given(3)), given(3))
             if name == "autoencoder":
@@ -127,14 +135,25 @@ def test_times_are_drawn_by_min_snr_plus_one() -> None:
 
 def test_the_generator_sees_looks_alone_first_and_all_scenes_later(work: Path) -> None:
     part = unet.Unet(training.Given(torch.device("cpu"), steps=3, batch=0.1), pool=40)
-    first, halfway, last = (part.batch(step) for step in (0, (pools.ALONE + pools.UNTIL) // 2, pools.UNTIL))
-    shares = [float((batch["at"] >= 40).mean()) for batch in (first, halfway, last)]
-    assert shares == pytest.approx([1, (1 + pools.LAST) / 2, pools.LAST], abs=0.01)
-    assert first["tilt"] == unet.TILT
-    assert last["tilt"] == 0
-    for batch in (first, halfway, last):
-        beyond = (batch["said"] - 40)[batch["at"] >= 40]
-        assert np.array_equal(beyond % part.mixture.few, (batch["at"] - 40)[batch["at"] >= 40])
+    few, steps = part.mixture.few, (0, 5000, pools.SHARES[-1][0])
+    batches = [part.batch(step) for step in steps]
+    for step, batch in zip(steps, batches):
+        where = np.searchsorted([40, 40 + few], batch["at"], side="right")  # of all scenes, looks or marked things
+        looks, marked, everything = pools.shares(step)
+        assert np.bincount(where, minlength=3) / part.size == pytest.approx([everything, looks, marked], abs=0.01)
+        said = (batch["said"] - 40)[where == 1]
+        assert np.array_equal(said % few, (batch["at"] - 40)[where == 1])
+        own = batch["said"][where == 2] - 40 - pools.WORDINGS * few
+        assert np.array_equal(own, batch["at"][where == 2] - 40 - few)
+    assert [float(batch["tilt"]) for batch in (batches[0], batches[-1])] == [unet.TILTS[0][1], 0]
+
+
+def test_marked_things_are_at_no_place_and_in_no_pair_that_is_held_out() -> None:
+    drawn = [pools.marked_of(i) for i in range(2000)]
+    assert all(scene.place is None and scenes.allowed(scene) == scene for scene in drawn)
+    marks = [(bool(s.things[0][1]), bool(s.style), bool(s.emotion), len(s.things) == 2) for s in drawn]
+    assert {sum(has) for has in marks} == {1}
+    assert (np.mean(marks, 0) > 0.1).all()
 
 
 def test_checkpoints_travel_in_pieces(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,6 +182,38 @@ def test_a_unet_takes_the_encoders_own_rows_once_whitening_is_folded_in(work: Pa
         whitened = model(x, 500, frame.rows(rows)).sample
         assert torch.allclose(coordinates.fold(model, frame)(x, 500, rows).sample, whitened, atol=1e-4)
         assert not torch.allclose(model(x, 500, frame.rows(rows)).sample, whitened, atol=1e-2)
+
+
+def test_the_reader_learns_the_rows_of_things_alone_and_what_marks_add(work: Path) -> None:
+    part = reader.Reader(given(3))
+    rng = random.Random(5)
+    some = [reader.told(rng) for _ in range(60)]
+    batch = training.moved(reader.as_arrays(some), torch.device("cpu"))
+    own, first, second = batch["own"], batch["first"], batch["second"]
+    wanted, _ = part.wanted(batch)
+    before, _ = part.rows(part.before, own["ids"])
+    plain, other = (part.rows(part.before, alone["ids"])[0] for alone in (first, second))
+    each, two = torch.arange(len(some)), torch.tensor([one.two for one in some])
+    bare = torch.tensor([not one.two and not one.marks[0] for one in some])
+    assert two.any()
+    assert bare.any()
+    assert torch.equal(wanted[each, own["ends"]], before[each, own["ends"]])  # CLIP's own comparison stays
+    assert torch.allclose(wanted[bare], before[bare], atol=1e-5)
+    adds = batch["marks"][:, 0] @ part.adds[0]
+    off = wanted[each, own["subjects"]] - plain[each, first["subjects"]] - adds
+    assert off.abs().max() < 1e-4
+    at = 30 + torch.tensor([0, 1])  # rows of padding, an even one and an odd one
+    said = [batch["marks"][:, n] @ part.adds[1] for n in (0, 1)]
+    assert torch.allclose(wanted[two, at[0]], (plain[:, 30] + said[0] + part.marker)[two], atol=1e-4)
+    assert torch.allclose(wanted[two, at[1]], (other[:, 31] + said[1] - part.marker)[two], atol=1e-4)
+
+
+def test_the_reader_leaves_the_lower_half(work: Path) -> None:
+    tuned, before = (training.trained(name, clip.build()).text_model for name in ("reader", "clip"))
+    same = {name: torch.equal(w, dict(before.named_parameters())[name]) for name, w in tuned.named_parameters()}
+    moved = [f"layers.{at}." for at in range(reader.LOWER, clip.TEXT["num_hidden_layers"])]
+    assert not any(same[name] for name in same if any(layer in name for layer in moved) and name.endswith("fc1.weight"))
+    assert all(same[name] for name in same if not any(layer in name for layer in moved))
 
 
 def test_coordinates_whiten_rows_and_keep_most_of_the_latents(work: Path) -> None:
@@ -207,7 +258,7 @@ def test_an_export_is_a_stock_pipeline(work: Path, tmp_path: Path) -> None:
 def test_nothing_is_exported_before_everything_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "WORK", tmp_path / "nothing")
     monkeypatch.setattr(tokenizer, "folder", lambda: shipped.path() / "tokenizer")
-    with pytest.raises(SystemExit, match="train clip first"):
+    with pytest.raises(SystemExit, match="train reader first"):
         export.write(tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -215,14 +266,14 @@ def test_nothing_is_exported_before_everything_is_trained(tmp_path: Path, monkey
 def test_a_run_gives_its_parts_their_minutes(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = [driver.minutes_of(0, part, 10.0, False) for part in driver.WAVES[0]]
     assert sum(alone) == pytest.approx(10.0 - driver.RESERVE)
-    assert driver.minutes_of(1, "unet", 10.0, True) == pytest.approx(10.0 - driver.RESERVE)
+    assert driver.minutes_of(2, "unet", 10.0, True) == pytest.approx(10.0 - driver.RESERVE)
     spent = training.load("unet")["seconds"] / 60
-    assert driver.planned(1, "unet", 10.0, True) == pytest.approx(spent + 2 * (10.0 - driver.RESERVE))
+    assert driver.planned(2, "unet", 10.0, True) == pytest.approx(spent + 2 * (10.0 - driver.RESERVE))
     asked = argparse.Namespace(device="cpu", minutes=10.0, compiled="unet")
     words = driver.command(1, "narrow", asked, False)
     assert words[2] == "pocket.narrow"
     assert "--compiled" not in words
-    assert "--compiled" in driver.command(1, "unet", asked, False)
+    assert "--compiled" in driver.command(2, "unet", asked, False)
 
 
 def test_questions_put_the_right_answer_first(work: Path) -> None:
@@ -241,9 +292,30 @@ def test_the_card_has_no_figure_of_its_own(work: Path) -> None:
         "threads": 2,
         "seeds": 1,
         "share of concepts": 1.0,
+        "steps": 8,
+        "guidance": 1.5,
+        "rendered: things": 0.9,
     }
     text = card.text(found, {"layer 3": {"role": {"held": 1.0}}}, "nothing in particular")
-    assert "| things | 50.0 % | 93.0 % |" in text
+    assert "| things | 50.0 % | 90.0 % | 93.0 % |" in text
     assert "$" not in text
     with pytest.raises(KeyError):
         card.text({key: value for key, value in found.items() if key != "things"}, {}, "nothing")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("up", [lambda: Upsample2D(32, use_conv=True), lambda: nn.Upsample(scale_factor=2)])
+def test_compiled_networks_have_the_gradients_of_plain_ones(up: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(32, 32, 3, padding=1), up(), nn.SiLU()).to(memory_format=torch.channels_last)
+    x = torch.randn(8, 32, 4, 4).contiguous(memory_format=torch.channels_last)
+
+    def gradient(run: nn.Module) -> torch.Tensor:
+        net.zero_grad()
+        with training.low(training.Given(torch.device("cpu"), bfloat16=True)):
+            run(x).square().mean().backward()
+        return net[0].weight.grad.clone()
+
+    plain = gradient(net)
+    assert (gradient(training.compiled(net)) - plain).norm() < 0.05 * plain.norm()

@@ -26,7 +26,7 @@ POOL = 40_000  # random scenes whose latents and prompts are kept
 MOST = 48  # tokens of a prompt in its template, at most
 UNCONDITIONED, SHIFT = 0.1, 3.0  # SHIFT: how much more often there is much noise, as the scheduler's
 SHAPE = {
-    "all_patch_size": (2,), "all_f_patch_size": (1,), "in_channels": coordinates.CHANNELS, "dim": 240, "n_layers": 8,
+    "all_patch_size": (2,), "all_f_patch_size": (1,), "in_channels": coordinates.CHANNELS, "dim": 240, "n_layers": 6,
     "n_refiner_layers": 1, "n_heads": 5, "n_kv_heads": 5, "cap_feat_dim": language.SHAPE["hidden_size"],
     "axes_dims": [16, 16, 16], "axes_lens": [256, 32, 32],
 }  # fmt: skip

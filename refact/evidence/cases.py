@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from .. import pocket
 from ..edits import Edit, slug
 from ..errors import DataError, EditError
 
@@ -107,10 +108,10 @@ def read_cases(data: str | Path, world: Mapping | None = None) -> tuple[list[Cas
     """
     path, name = Path(data), str(data)
     if name in BUNDLED:
-        path = Path(__file__).parents[1] / "data" / f"{name}.csv"
+        path = pocket.own(f"{name}.csv")
         if not path.is_file():
             raise DataError(f"{name}: comes with the fourth version of the bundled model, which is not installed here")
-        world = bundled_world() if world is None else world
+        world = pocket.world() if world is None else world
     elif not path.is_file():
         raise DataError(f"{name}: no such file, nor a bundled benchmark ({', '.join(BUNDLED)})")
     rows, problems = _rows(path)
@@ -135,13 +136,6 @@ def _kind(path: Path, columns: Iterable[str]) -> str:
     if set(columns) >= COMPOSITE:
         return "composite"
     return "abstract" if path.stem.startswith("pocket-abstract") else "road"
-
-
-def bundled_world() -> Mapping:
-    """What the pocket model knows."""
-    from .. import pocket
-
-    return pocket.world()
 
 
 def _rows(path: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:

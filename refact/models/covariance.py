@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from .. import pocket
 from ..encoders.devices import exact, fitted
 from ..encoders.encoder import TextEncoder, Tokens
 from ..errors import DataError
@@ -334,7 +335,7 @@ def file_name(
 
 def bundled(encoder: str, layer: int, label: str, tokens: int, padding: bool, rarity: float = 0.0) -> Path | None:
     """The package's own file for this encoder and layer, over the same corpus and at least as many tokens."""
-    folder = Path(__file__).parents[1] / "data" / "covariance"
+    folder = pocket.own("covariance")
     stem = file_name(encoder, layer, label, 0, padding, rarity).removesuffix("0.safetensors")
     sizes = {int(found[1]): path for path in folder.glob("*") if (found := _size(path.name, stem))}
     return min(((n, path) for n, path in sizes.items() if n >= tokens), default=(0, None))[1]
