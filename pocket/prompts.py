@@ -84,7 +84,6 @@ def states(tower: Any, ids: Tensor, swap: tuple[int, Tensor, Tensor] | None = No
     return seen
 
 
-@torch.no_grad()
 def rows_of(model: Any, ids: Tensor, swap: tuple[int, Tensor, Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
     """The rows that a generator gets of each prompt (n, m, d), and the states after each layer."""
     tower = text_tower(model.text_model)
@@ -92,6 +91,7 @@ def rows_of(model: Any, ids: Tensor, swap: tuple[int, Tensor, Tensor] | None = N
     return tower.final_layer_norm(seen[-1]), seen
 
 
+@torch.no_grad()
 def empty_rows(model: Any, device: torch.device) -> Tensor:
     """The rows of the empty prompt (32, d)."""
     words = tokenizer.load()

@@ -22,7 +22,7 @@ from refact.encoders.encoder import text_tower
 
 from . import clip, coordinates, pools, prompts, scenes, tokenizer, training
 from .glyphs import world
-from .prompts import Prompt, arrays, states
+from .prompts import Prompt, arrays, rows_of
 from .scenes import Frame
 
 BATCH, PEAK, CPU_SHARE = 1024, 4e-4, 1 / 8
@@ -110,9 +110,8 @@ class Reader:
 
     def rows(self, model: nn.Module, ids: Tensor, swap: Any = None) -> tuple[Tensor, list[Tensor]]:
         """Whitened rows (n, 32, d), and the states after each layer."""
-        tower = text_tower(model.text_model)
-        seen = states(tower, ids, swap)
-        return self.coordinates.rows(tower.final_layer_norm(seen[-1])).float(), seen
+        rows, seen = rows_of(model, ids, swap)
+        return self.coordinates.rows(rows).float(), seen
 
     @torch.no_grad()
     def measured(self, device: torch.device) -> tuple[Tensor, Tensor]:
